@@ -1,4 +1,4 @@
-"""docs/clients.md speaks of the versions that ``make clients`` installs."""
+"""docs/clients.md names the versions that ``make clients`` installs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 
 @pytest.mark.parametrize(("package", "version"), versions().items())
 def test_the_page_names_the_pinned_version(package: str, version: str) -> None:
-    """A new pin needs a new run, and its result on the page."""
+    """A new pin requires a new run, and its result on the page."""
     name = package.partition(":")[2]
 
     assert re.fullmatch(r"\d+\.\d+\.\d+", version)

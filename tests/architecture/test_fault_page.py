@@ -1,4 +1,4 @@
-"""The page about faults names tests that exist, and no test of faults is left out of it."""
+"""The page about faults names only tests that exist, and covers every file of fault tests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def names_in(path: str) -> set[str]:
 
 
 def test_every_test_that_the_page_names_exists() -> None:
-    """A row without its test would be a claim."""
+    """A row must not claim a behaviour without a test."""
     assert NAMED
     missing = [f"{path}::{name}" for path, name in NAMED if name not in names_in(path)]
     assert missing == []
 
 
 def test_every_file_of_fault_tests_is_on_the_page() -> None:
-    """Who looks for what happens in a fault finds it there."""
+    """A reader who looks for a fault finds its tests on the page."""
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "faults").glob("test_*.py")}
     assert files - {path for path, _ in NAMED} == set()

@@ -1,4 +1,4 @@
-"""The generated code is what comes of the protocol's definition, and the check says so when it is not."""
+"""The generated code matches the protocol definition, and the check detects a difference."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def _load(path: Path) -> ModuleType:
 
 
 def test_the_generated_code_is_current() -> None:
-    """The program itself finds nothing to write."""
+    """``generate.py --check`` reports no difference."""
     result = subprocess.run([sys.executable, PROGRAM, "--check"], capture_output=True, text=True, check=False)
 
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_another_definition_makes_other_code(program: Any, tmp_path: Path) -> None:
-    """A field more, and every file that tells of messages is stale."""
+def test_a_changed_definition_makes_the_generated_code_stale(program: Any, tmp_path: Path) -> None:
+    """An added field changes the files with message definitions."""
     definition = (program.PROTO / program.SOURCE).read_text(encoding="utf-8")
     changed = tmp_path / "auth.proto"
     changed.write_text(definition.replace("string org_id = 1;", "string org_id = 1; bool more = 99;", 1))
@@ -51,14 +51,14 @@ def test_another_definition_makes_other_code(program: Any, tmp_path: Path) -> No
 
 
 def test_files_that_are_missing_or_left_over_are_stale(program: Any, tmp_path: Path) -> None:
-    """In both directions, by name."""
+    """The check names missing files and leftover files."""
     (tmp_path / "old_pb2.py").write_text("")
 
     assert program.stale(program.generate(), tmp_path) == [*FILES, "old_pb2.py"]
 
 
-def test_the_code_imports_itself_from_where_it_is(program: Any) -> None:
-    """Not from the package that protoc would have it in."""
+def test_the_generated_code_imports_the_package_of_ibex(program: Any) -> None:
+    """The compiler would use a package named after the definition."""
     text = program.generate()["auth_pb2_grpc.py"]
 
     assert "from ibex.adapters.grpc.generated import auth_pb2" in text

@@ -1,4 +1,4 @@
-"""Who may import whom: the contracts of pyproject.toml are kept, and break when they should."""
+"""The import contracts of pyproject.toml are kept, and a wrong import breaks them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNWIRED = "Only entrypoints import dependency-injector"
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Judge the package ``ibex`` of a folder by the contracts in its pyproject.toml."""
+    """Check the package ``ibex`` in a folder against the contracts of its pyproject.toml."""
     return subprocess.run(
         [LINT_IMPORTS, "--no-cache", "--no-logo"],
         cwd=folder,
@@ -48,7 +48,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_all_contracts_are_kept() -> None:
-    """Every one of them, and there are as many as are tried out below."""
+    """The list is complete, so each contract has a case in the next test."""
     result = lint_imports(ROOT)
 
     assert result.returncode == 0, result.stdout
@@ -82,7 +82,7 @@ def test_all_contracts_are_kept() -> None:
     ],
 )
 def test_a_wrong_import_breaks_its_contract(copy: Path, module: str, line: str, contract: str) -> None:
-    """The same contracts, over a copy with one wrong line, name the contract that it breaks and the module."""
+    """One wrong line in a copy of the source breaks its contract. The output names the contract and the module."""
     path = copy / "src" / "ibex" / module
     path.write_text(f"{path.read_text(encoding='utf-8')}\n{line}\n", encoding="utf-8")
 
@@ -94,7 +94,7 @@ def test_a_wrong_import_breaks_its_contract(copy: Path, module: str, line: str, 
 
 
 def test_every_adapter_package_is_under_contract() -> None:
-    """A new package cannot be forgotten in the contract of independence."""
+    """A new package must be added to the contract of independence."""
     packages = sorted(p.parent.name for p in (SOURCE / "adapters").glob("*/__init__.py"))
     configuration = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
@@ -103,7 +103,7 @@ def test_every_adapter_package_is_under_contract() -> None:
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "domain").rglob("*.py")), ids=lambda path: path.stem)
 def test_the_domain_imports_the_standard_library_and_itself(path: Path) -> None:
-    """Not only the packages that the contract knows by name: none at all (ADR 0002)."""
+    """The contract forbids known packages only. This test forbids all third-party packages (ADR 0002)."""
     foreign = [
         name
         for name in _imported_packages(path.read_text(encoding="utf-8"))
@@ -113,8 +113,8 @@ def test_the_domain_imports_the_standard_library_and_itself(path: Path) -> None:
     assert foreign == []
 
 
-def test_a_foreign_package_is_noticed() -> None:
-    """However it is imported."""
+def test_imports_of_third_party_packages_are_detected() -> None:
+    """Both forms of import are found, at any depth of the module."""
     assert _imported_packages("import a.b, json\ndef f():\n  from c.d import e\n") == ["a", "c", "json"]
 
 

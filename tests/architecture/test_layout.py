@@ -1,8 +1,8 @@
-"""Where things stand, how large they may grow, and what they are not called.
+"""Rules for the location, size and names of files.
 
-A module ``src/ibex/a/b.py`` is tested by its mirror, ``tests/unit/a/test_b.py``. Where the promise is a port's, or
-needs a real server, the tests stand in a suite of ``tests/contracts`` or ``tests/integration`` instead, which then
-imports the module by its name. Modules in which nothing runs are listed in ``NOTHING_RUNS``, with the reason.
+The module ``src/ibex/a/b.py`` is tested by its mirror ``tests/unit/a/test_b.py``. If it implements a port or needs a
+real server, a suite in ``tests/contracts`` or ``tests/integration`` tests it instead and imports it by name.
+``NOTHING_RUNS`` lists the modules without code, with the reason.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def imports_of(tree: ast.AST) -> set[str]:
 
 
 def runs_something(tree: ast.Module) -> bool:
-    """Tell whether any function of a module has more in it than a docstring."""
+    """Return whether any function of a module contains more than a docstring."""
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
     return any(
         isinstance(f, ast.Lambda)
@@ -71,7 +71,7 @@ def runs_something(tree: ast.Module) -> bool:
 
 
 def impurities(tree: ast.AST) -> list[str]:
-    """Return what in a module reads a clock, the environment or randomness."""
+    """Return the names in a module that read a clock, the environment or randomness."""
     found = [name for name in imports_of(tree) if name.split(".")[0] in CLOCKS_AND_DICE]
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
@@ -92,14 +92,14 @@ def _last_name(node: ast.Name | ast.Attribute) -> str:
 
 @pytest.fixture(scope="module")
 def imported_by_suites() -> set[str]:
-    """What the contract and integration suites import."""
+    """The modules that the contract and integration suites import."""
     suites = [*(TESTS / "contracts").rglob("test_*.py"), *(TESTS / "integration").rglob("test_*.py")]
     return set().union(*(imports_of(tree_of(path)) for path in suites))
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if not m.endswith("__init__.py") and m not in NOTHING_RUNS])
 def test_every_module_has_its_tests(module: str, imported_by_suites: set[str]) -> None:
-    """In its mirror, or in a suite that imports it by name."""
+    """The tests are in the mirror file, or in a suite that imports the module by name."""
     path = Path(module)
     mirror = TESTS / "unit" / path.parent / f"test_{path.stem.strip('_')}.py"
     dotted = ".".join(["ibex", *path.parent.parts, path.stem])
@@ -108,14 +108,14 @@ def test_every_module_has_its_tests(module: str, imported_by_suites: set[str]) -
 
 
 @pytest.mark.parametrize("module", NOTHING_RUNS)
-def test_what_needs_no_test_has_nothing_to_test(module: str) -> None:
-    """A module that is excused holds values and protocols only; as soon as something runs in it, it needs its tests."""
+def test_modules_without_tests_contain_no_code(module: str) -> None:
+    """An exempt module contains only values and protocols. Once it contains code, it needs tests."""
     assert not runs_something(tree_of(SOURCE / module))
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.endswith("__init__.py")])
-def test_packages_are_a_docstring(module: str) -> None:
-    """What runs stands in a module with a name; the package itself says what it is for."""
+def test_package_modules_contain_a_docstring_and_no_code(module: str) -> None:
+    """Code belongs in a named module. The package docstring describes its purpose."""
     tree = tree_of(SOURCE / module)
 
     assert ast.get_docstring(tree)
@@ -126,14 +126,14 @@ def test_packages_are_a_docstring(module: str) -> None:
     ("source", "runs"),
     [("def f():\n 'A port.'", False), ("X = 1", False), ("def f():\n return 1", True), ("f = lambda: 1", True)],
 )
-def test_what_runs_is_recognized(source: str, *, runs: bool) -> None:
-    """The excuse cannot be had for code."""
+def test_code_in_a_module_is_detected(source: str, *, runs: bool) -> None:
+    """A module with code cannot be exempt from tests."""
     assert runs_something(ast.parse(source)) is runs
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_file_outgrows_its_room(module: str) -> None:
-    """More than 400 lines, or 50 in a function, is a sign that something else lives in it."""
+def test_files_and_functions_stay_below_the_line_limits(module: str) -> None:
+    """More than 400 lines in a file, or 50 in a function, suggest that it has a second responsibility."""
     text = (SOURCE / module).read_text(encoding="utf-8")
     too_long = [
         node.name
@@ -147,8 +147,8 @@ def test_no_file_outgrows_its_room(module: str) -> None:
     assert too_long == []
 
 
-def test_no_name_says_nothing() -> None:
-    """Neither a file nor a folder, of the product or its tests, is a drawer for what has no name."""
+def test_no_file_or_folder_has_a_generic_name() -> None:
+    """Names such as ``utils`` do not describe their content."""
     paths = [*SOURCE.rglob("*.py"), *TESTS.rglob("*.py")]
     nameless = [path for path in paths if NAMES_THAT_SAY_NOTHING & _words(path.relative_to(ROOT))]
 
@@ -160,7 +160,7 @@ def _words(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("domain/")])
-def test_the_domain_reads_no_clock_and_throws_no_dice(module: str) -> None:
+def test_the_domain_uses_neither_clocks_nor_randomness(module: str) -> None:
     """Time, randomness and ids are arguments or ports."""
     assert impurities(tree_of(SOURCE / module)) == []
 
@@ -183,11 +183,11 @@ def test_the_domain_reads_no_clock_and_throws_no_dice(module: str) -> None:
         "import uuid\nuuid.uuid1()",
     ],
 )
-def test_a_clock_in_the_domain_is_noticed(source: str) -> None:
-    """The rule above can fail."""
+def test_clocks_and_randomness_are_detected(source: str) -> None:
+    """Each source breaks the rule."""
     assert impurities(ast.parse(source))
 
 
-def test_a_port_is_no_clock() -> None:
-    """Asking a ``Clock`` what time it is is what the domain shall do."""
+def test_calls_of_a_clock_port_are_allowed() -> None:
+    """The domain reads the time through the ``Clock`` port."""
     assert impurities(ast.parse("from datetime import datetime\nself._clock.now()\nnotes.clock.monotonic_ns()")) == []

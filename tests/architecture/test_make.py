@@ -1,4 +1,4 @@
-"""What ``make`` installs, for what, and how often; by what it says that it would run."""
+"""The packages that ``make`` targets install, read from ``make --dry-run``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INSTALLERS = pytest.mark.parametrize("uv", ["", "uv"], ids=["pip", "uv"])
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What of a fresh clone ``make`` looks at."""
+    """The files of a fresh clone that ``make`` reads."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy2(ROOT / name, tmp_path)
     (tmp_path / ".venv").mkdir()
@@ -31,7 +31,7 @@ def would_run(clone: Path, target: str, uv: str) -> str:
 
 
 def installed(clone: Path, *stamps: str) -> None:
-    """Leave what an installation leaves."""
+    """Create the stamp files that an installation leaves."""
     for stamp in stamps:
         (clone / ".venv" / stamp).touch()
 
@@ -40,8 +40,8 @@ def installed(clone: Path, *stamps: str) -> None:
 @pytest.mark.parametrize(
     ("target", "wanted", "other"), [("run", RUN, DEVELOP), ("test", DEVELOP, RUN), ("check", DEVELOP, RUN)]
 )
-def test_each_target_installs_what_it_needs(clone: Path, uv: str, target: str, wanted: str, other: str) -> None:
-    """Running needs less than developing; the installer says what it does, since that takes a while."""
+def test_each_target_installs_its_own_dependencies(clone: Path, uv: str, target: str, wanted: str, other: str) -> None:
+    """Running needs fewer packages than development. The installer shows its progress because it takes a while."""
     commands = would_run(clone, target, uv)
 
     assert wanted in commands
@@ -52,8 +52,8 @@ def test_each_target_installs_what_it_needs(clone: Path, uv: str, target: str, w
 
 
 @INSTALLERS
-def test_after_testing_running_installs_nothing(clone: Path, uv: str) -> None:
-    """What developing needs holds what running needs."""
+def test_run_installs_nothing_after_test(clone: Path, uv: str) -> None:
+    """The development dependencies include those for running."""
     assert "touch .venv/.installed .venv/.installed-to-run" in would_run(clone, "test", uv)
     installed(clone, ".installed", ".installed-to-run")
 
@@ -62,8 +62,8 @@ def test_after_testing_running_installs_nothing(clone: Path, uv: str) -> None:
 
 
 @INSTALLERS
-def test_after_running_testing_adds_what_is_missing(clone: Path, uv: str) -> None:
-    """In the same environment."""
+def test_test_installs_the_missing_dependencies_after_run(clone: Path, uv: str) -> None:
+    """Both use the same environment."""
     installed(clone, ".installed-to-run")
 
     assert "install" not in would_run(clone, "run", uv)

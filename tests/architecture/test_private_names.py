@@ -1,4 +1,4 @@
-"""The private names of dependencies that IBEX uses are those that ADR 0048 lists, and they exist."""
+"""ADR 0048 lists exactly the private names of dependencies that IBEX uses, and the names exist."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def inherited(kind: type, base: type) -> set[str]:
 
 
 def imported() -> Iterator[tuple[str, str]]:
-    """Return the private modules and names that the source imports from others' packages, each with what it imports."""
+    """Return the private modules and names of other packages that the source imports."""
     for path in sorted((ROOT / "src" / "ibex").rglob("*.py")):
         if path.parent.name == "generated":
             continue
@@ -68,7 +68,7 @@ def imported() -> Iterator[tuple[str, str]]:
 
 
 def test_every_private_import_is_listed() -> None:
-    """By module; a name that is not used any more is not."""
+    """The page lists names by module, and lists no unused name."""
     found: dict[str, set[str]] = {}
     for module, name in imported():
         found.setdefault(module, set()).add(name)
@@ -82,21 +82,21 @@ def is_class(name: str) -> bool:
 
 @pytest.mark.parametrize("base", [HttpToolsProtocol, RequestResponseCycle, uvicorn.Server])
 def test_every_inherited_name_is_listed(base: type) -> None:
-    """What the subclasses use of uvicorn's classes, or override."""
+    """The page lists the names of uvicorn's classes that IBEX's subclasses use or override."""
     used = set().union(*(inherited(kind, own) for kind, own in SUBCLASSES if own is base))
     assert used == LISTED[f"{base.__module__}.{base.__qualname__}"]
 
 
 @pytest.mark.parametrize("name", [name for name in LISTED if not is_class(name)])
 def test_every_listed_name_exists(name: str) -> None:
-    """In the version that is installed."""
+    """The installed version of the dependency defines the name."""
     module = import_module(name)
     typing_only = {"_Hash"}
     assert [one for one in LISTED[name] - typing_only if not hasattr(module, one)] == []
 
 
 def test_uvicorn_has_an_upper_bound() -> None:
-    """The next minor version may rename what it documents nowhere."""
+    """The next minor version may rename an undocumented name."""
     bound = re.search(r'"uvicorn>=[\d.]+,<([\d.]+)"', (ROOT / "pyproject.toml").read_text())
     assert bound is not None
     installed = tuple(map(int, uvicorn.__version__.split(".")[:2]))

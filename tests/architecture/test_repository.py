@@ -1,4 +1,4 @@
-"""What must not be in the repository: paths of somebody's machine, package registries, secrets."""
+"""The repository contains no local paths, package registries or secrets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ibex.domain.ids import uuid7
 
 ROOT = Path(__file__).parents[2]
 
-# Each is written so that it does not find itself here.
+# Each pattern is written so that it does not match itself in this file.
 FORBIDDEN = {
     "a path of somebody's machine": re.compile(r"(?<![\w.~}>-])/(?:home|root|work|Users|tmp|builds)/[\w.]"),
     "a package registry": re.compile(
@@ -28,7 +28,7 @@ FORBIDDEN = {
 
 
 def files() -> list[Path]:
-    """Return the files that are tracked or would be, deleted ones left out."""
+    """Return the tracked and untracked files, without ignored and deleted ones."""
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
         pytest.skip("this is no git checkout")
@@ -40,13 +40,13 @@ def files() -> list[Path]:
 
 
 def found_in(text: str) -> list[str]:
-    """Return what is in a text that must not be."""
+    """Return the forbidden content of a text."""
     found = [f"{what}: {match[0]}" for what, pattern in FORBIDDEN.items() for match in pattern.finditer(text)]
     return found + [f"this machine: {here}" for here in (f"{ROOT}/", f"{Path.home()}/") if here in text]
 
 
-def test_no_file_holds_what_must_not_be_there() -> None:
-    """Neither paths nor registries nor secrets, in any text file."""
+def test_no_file_contains_forbidden_content() -> None:
+    """The test reads every text file of the repository."""
     offences = {}
     for path in files():
         try:
@@ -59,8 +59,8 @@ def test_no_file_holds_what_must_not_be_there() -> None:
     assert offences == {}
 
 
-def test_there_are_files_to_look_at() -> None:
-    """The list is the repository's: this file and the product are in it, the environment is not."""
+def test_the_list_of_files_covers_the_repository() -> None:
+    """The list contains the source and not the virtual environment."""
     names = {path.relative_to(ROOT).as_posix() for path in files()}
 
     assert {"pyproject.toml", "src/ibex/domain/proxying/proxy_request.py"} <= names
@@ -84,8 +84,8 @@ def test_there_are_files_to_look_at() -> None:
         "-----BEGIN" + " RSA PRIVATE KEY-----",
     ],
 )
-def test_what_must_not_be_there_is_noticed(text: str) -> None:
-    """Each rule can fail."""
+def test_forbidden_content_is_detected(text: str) -> None:
+    """Each rule has a text that breaks it."""
     assert found_in(f"first\n{text}\nlast")
 
 
@@ -101,6 +101,6 @@ def test_what_must_not_be_there_is_noticed(text: str) -> None:
         "~/" + "work/ibex",
     ],
 )
-def test_what_may_be_there_is_left_alone(text: str) -> None:
-    """The rules find what they are for and nothing else."""
+def test_allowed_content_is_not_reported(text: str) -> None:
+    """The rules do not match similar text."""
     assert found_in(text) == []

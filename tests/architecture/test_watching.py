@@ -1,4 +1,4 @@
-"""Dashboards and the page on metrics speak of metrics that there are, and the page of all of them."""
+"""The dashboards and the metrics page name only metrics that exist, and the page names all of them."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ async def exported() -> dict[str, Family]:
 
 
 def metric_of(name: str, families: dict[str, Family]) -> str:
-    """Return the metric whose series has this name; the name itself where there is none."""
+    """Return the metric that a series belongs to, or the name itself if no metric has it."""
     whole, _, part = name.rpartition("_")
     is_part = part in {"bucket", "count", "sum"} and whole in families and families[whole].kind == "histogram"
     return whole if is_part else name
 
 
-async def test_every_metric_is_on_the_page_as_it_is() -> None:
-    """With its kind and its labels; what is on the page and not there any more is found as well."""
+async def test_the_page_lists_every_metric_with_its_kind_and_labels() -> None:
+    """A metric on the page that no longer exists fails the test too."""
     told = {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in ROW.findall(PAGE.read_text())}
 
     assert told == {family.name: (family.kind, family.labels) for family in (await exported()).values()}
 
 
 @pytest.mark.parametrize("text", [path.read_text() for path in (PAGE, *DASHBOARDS)], ids=["page", "metrics", "traces"])
-async def test_what_is_asked_for_is_exported(text: str) -> None:
-    """Each name in an expression, and in each pair of braces only labels that the metric has."""
+async def test_pages_and_dashboards_use_only_exported_metrics(text: str) -> None:
+    """Label filters in braces name only labels of the metric."""
     families = await exported()
 
     assert {metric_of(name, families) for name in NAME.findall(text)} <= set(families)
@@ -79,7 +79,7 @@ async def test_what_is_asked_for_is_exported(text: str) -> None:
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
 def test_a_dashboard_can_be_imported(path: Path) -> None:
-    """It names no data source of somebody's, its panels have numbers of their own and do not overlap."""
+    """Every data source is a variable, panel ids are unique, and panels do not overlap."""
     dashboard = json.loads(path.read_text())
     places: set[tuple[int, int]] = set()
     for panel in dashboard["panels"]:
@@ -100,7 +100,7 @@ def test_a_dashboard_can_be_imported(path: Path) -> None:
 
 
 async def test_every_metric_of_the_proxy_is_on_the_dashboard() -> None:
-    """But for sessions, which are looked at in PostgreSQL."""
+    """The metric of abandoned sessions is the one exception: operators read sessions from PostgreSQL."""
     families = await exported()
     asked = {metric_of(name, families) for name in NAME.findall(DASHBOARDS[0].read_text())}
 

@@ -1,4 +1,4 @@
-"""What every ``AgentVerifier`` promises: at the source, and over gRPC."""
+"""The contract of ``AgentVerifier``, in process and over gRPC."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def identity() -> Identity:
-    """What is verified."""
+    """An organization with an agent and tokens."""
     return await Identity.settled()
 
 
@@ -44,10 +44,10 @@ async def verifier(request: pytest.FixtureRequest, identity: Identity) -> AsyncI
 
 
 @pytest.mark.parametrize("status", AgentStatus)
-async def test_an_agent_is_returned_whatever_its_status(
+async def test_an_agent_of_any_status_is_returned(
     verifier: AgentVerifier, identity: Identity, status: AgentStatus
 ) -> None:
-    """What follows from the status is the caller's to say."""
+    """The caller decides whether the status allows the request."""
     await identity.manage.set_agent_status(identity.org.id, identity.agent.id, status)
 
     fetched = await verifier.verify(identity.org.id, identity.agent.id)
@@ -55,8 +55,8 @@ async def test_an_agent_is_returned_whatever_its_status(
     assert fetched.value == Agent(identity.agent.id, identity.org.id, status)
 
 
-async def test_the_epoch_comes_with_the_agent(verifier: AgentVerifier, identity: Identity) -> None:
-    """It is there at the first time, stays while nothing changes, and is another one after a change."""
+async def test_the_result_contains_the_epoch(verifier: AgentVerifier, identity: Identity) -> None:
+    """The first result already has an epoch. A change replaces it, and it stays the same otherwise."""
     epochs = []
     for status in (AgentStatus.ACTIVE, AgentStatus.PAUSED):
         await identity.manage.set_agent_status(identity.org.id, identity.agent.id, status)
@@ -66,8 +66,10 @@ async def test_the_epoch_comes_with_the_agent(verifier: AgentVerifier, identity:
     assert epochs[0] == epochs[1] != epochs[2] == epochs[3]
 
 
-async def test_a_foreign_agent_is_no_different_from_none(verifier: AgentVerifier, identity: Identity) -> None:
-    """One error, one message; also for an organization that does not exist."""
+async def test_a_foreign_agent_and_an_unknown_agent_raise_the_same_error(
+    verifier: AgentVerifier, identity: Identity
+) -> None:
+    """An unknown organization raises the same error and message too."""
     other = await identity.manage.create_organization("other")
     theirs = await identity.manage.create_agent(other.id, "theirs")
 
@@ -80,8 +82,8 @@ async def test_a_foreign_agent_is_no_different_from_none(verifier: AgentVerifier
     assert messages == {AgentNotAuthorizedError.default_message}
 
 
-async def test_a_lost_source_says_so(verifier: AgentVerifier, identity: Identity) -> None:
-    """As its own word, which is not a refusal; the next request after it is back works."""
+async def test_an_unavailable_source_raises_its_own_error(verifier: AgentVerifier, identity: Identity) -> None:
+    """The error differs from a refusal. The next request after the source recovers succeeds."""
     identity.store.error = ServiceDegradedError("canary")
     with pytest.raises(AgentSourceUnavailableError) as raised:
         await verifier.verify(identity.org.id, identity.agent.id)

@@ -1,4 +1,4 @@
-"""What every ``ChangeLog`` and every ``LiveTokens`` promises."""
+"""The contract of ``ChangeLog`` and ``LiveTokens``."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
     await database.close()
 
 
-async def test_a_first_read_returns_a_position_alone(stores: Stores) -> None:
-    """A reader that has no position cannot have missed anything since it."""
+async def test_the_first_read_returns_a_position_without_changes(stores: Stores) -> None:
+    """A reader without a position cannot have missed a change."""
     _, log, _ = stores
     assert (await log.read(None)).changes is None
 
 
-async def test_nothing_changed_is_no_change(stores: Stores) -> None:
-    """The position may move all the same, and the new one can be resumed from."""
+async def test_a_read_returns_no_changes_if_nothing_changed(stores: Stores) -> None:
+    """The position may advance nevertheless, and a reader can resume from the new one."""
     _, log, _ = stores
     first = await log.read(None)
     second = await log.read(first.position)
@@ -61,7 +61,10 @@ async def test_nothing_changed_is_no_change(stores: Stores) -> None:
 
 
 async def test_every_change_is_read(stores: Stores) -> None:
-    """With its organization and kind, and with the token where it is live since then. Equal changes may be one."""
+    """A change has its organization and kind, and the token if the change made one live.
+
+    Equal changes may be merged.
+    """
     identity, log, _ = stores
     agent = await attach(identity)
     position = (await log.read(None)).position
@@ -83,8 +86,8 @@ async def test_every_change_is_read(stores: Stores) -> None:
     assert list(again.changes) == []
 
 
-async def test_any_number_of_readers_follow(stores: Stores) -> None:
-    """What one has read is there for another."""
+async def test_several_readers_read_the_same_change(stores: Stores) -> None:
+    """Reading a change does not remove it."""
     identity, log, _ = stores
     agent = await attach(identity)
     position = (await log.read(None)).position
@@ -94,8 +97,8 @@ async def test_any_number_of_readers_follow(stores: Stores) -> None:
         assert list(read.changes or []) == [Change(agent.org_id, Kind.AGENTS)]
 
 
-async def test_live_tokens_come_in_pages(stores: Stores) -> None:
-    """Each once, in order of id; revoked ones never."""
+async def test_live_tokens_are_returned_in_pages(stores: Stores) -> None:
+    """Each live token is returned once, ordered by id. Revoked tokens are not returned."""
     identity, _, tokens = stores
     agent = await attach(identity)
     other = new_organization(name="other")
@@ -116,8 +119,8 @@ async def test_live_tokens_come_in_pages(stores: Stores) -> None:
     assert found == sorted(token.id for token in made[1:])
 
 
-async def test_no_tokens_are_an_empty_page(stores: Stores) -> None:
-    """And the last one."""
+async def test_the_page_is_empty_without_tokens(stores: Stores) -> None:
+    """The empty page is also the last one."""
     _, _, tokens = stores
     page = await tokens.page(None, 10)
     assert (list(page.token_ids), page.next_after) == ([], None)

@@ -1,4 +1,4 @@
-"""What every clock keeps."""
+"""The contract of ``Clock``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ CLOCKS = [ManualClock, SystemClock]
 
 @pytest.mark.parametrize("make", CLOCKS)
 def test_wall_clock_time_is_utc(make: type[Clock]) -> None:
-    """With its time zone set, so that it can be compared and stored."""
+    """The time has a time zone, so it can be compared and stored."""
     assert make().now().tzinfo is UTC
 
 
 @pytest.mark.parametrize("make", CLOCKS)
 def test_monotonic_time_never_goes_back(make: type[Clock]) -> None:
-    """In whole nanoseconds."""
+    """The time is an integer number of nanoseconds."""
     clock = make()
     times = [clock.monotonic_ns() for _ in range(1_000)]
 

@@ -1,4 +1,4 @@
-"""What every ``Provider`` promises."""
+"""The contract of ``Provider``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TEXT = "".join(WORDS)
 
 
 class Stage(Protocol):
-    """A provider that can be made to answer a text."""
+    """A provider whose next answer a test can choose."""
 
     @property
     def provider(self) -> Provider:
@@ -63,7 +63,7 @@ def events_of(*raw: bytes) -> list[StreamEvent]:
 
 
 class EchoStage:
-    """The echo, asked to repeat the text."""
+    """The echo provider, which repeats the text."""
 
     def __init__(self) -> None:
         self._stalls_at: float | None = None
@@ -101,7 +101,7 @@ class EchoStage:
 
 @dataclass(slots=True)
 class OpenAIStage:
-    """The real adapter, over sockets to a scripted server."""
+    """The real adapter, connected to a scripted server over sockets."""
 
     provider: OpenAIProvider
     server: ScriptedOpenAI
@@ -144,28 +144,31 @@ async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
 
 
 def request_for(text: str = TEXT, *, stream: bool = False) -> ProviderRequest:
-    """Return a request whose last user message is the text; a stream is asked for usage."""
+    """Return a request whose last user message is the text. A stream request asks for usage."""
     message = Message("user", json.dumps({"role": "user", "content": text}).encode())
     asked = chat_request(stream=stream).with_messages((message,)).asking_for_usage()
     return ProviderRequest(ChatCompletions.name, asked.path, asked.model, asked.is_streaming, asked.body)
 
 
 async def streamed(stage: Stage) -> ProviderStream:
-    """Ask for a stream."""
+    """Request a stream."""
     answer = await stage.provider.complete(request_for(stream=True))
     assert not isinstance(answer, ProviderBody)
     return answer
 
 
 async def buffered(stage: Stage) -> ProviderBody:
-    """Ask for a body."""
+    """Request a body."""
     answer = await stage.provider.complete(request_for())
     assert isinstance(answer, ProviderBody)
     return answer
 
 
 async def test_a_buffered_request_gets_one_completion(stage: Stage) -> None:
-    """Its bytes are one JSON object that the domain understands; it took one try and has the provider's id."""
+    """The body is one JSON object that the domain can parse.
+
+    The answer has one attempt and the provider's request id.
+    """
     stage.will_answer()
     answer = await buffered(stage)
     assert json.loads(answer.body)["choices"][0]["message"]["content"] == TEXT
@@ -177,7 +180,7 @@ async def test_a_buffered_request_gets_one_completion(stage: Stage) -> None:
 
 
 async def test_a_streaming_request_gets_events_that_end_with_done(stage: Stage) -> None:
-    """No read is empty, each event's data is in its bytes, and the pieces joined are the text."""
+    """No read is empty, each event's data matches its bytes, and the deltas form the whole text."""
     stage.will_stream()
     stream = await streamed(stage)
     reads = [list(events) async for events in stream]
@@ -192,8 +195,8 @@ async def test_a_streaming_request_gets_events_that_end_with_done(stage: Stage) 
     assert stream.provider_request_id
 
 
-async def test_a_stream_that_is_asked_for_usage_tells_it(stage: Stage) -> None:
-    """A provider that says it reports usage does; the fold finds it and a good end."""
+async def test_a_stream_reports_usage_on_request(stage: Stage) -> None:
+    """The response reader finds the usage and a complete end."""
     stage.will_stream()
     stream = await streamed(stage)
     fold = ChatResponseReader()
@@ -208,7 +211,7 @@ async def test_a_stream_that_is_asked_for_usage_tells_it(stage: Stage) -> None:
 
 @pytest.mark.parametrize("reads", [0, 1, 100])
 async def test_a_stream_can_be_closed_at_any_time_and_twice(stage: Stage, reads: int) -> None:
-    """Before, amid and after its events; the provider answers the next request."""
+    """The stream is closed before, between and after its events. The provider answers the next request."""
     stage.will_stream()
     stream = await streamed(stage)
     events = aiter(stream)
@@ -220,8 +223,8 @@ async def test_a_stream_can_be_closed_at_any_time_and_twice(stage: Stage, reads:
     assert (await buffered(stage)).body
 
 
-async def test_a_stalled_stream_can_be_left(stage: Stage) -> None:
-    """A cancelled read ends, the stream can be closed, and the provider answers the next request."""
+async def test_a_read_of_a_stalled_stream_can_be_cancelled(stage: Stage) -> None:
+    """The stream can be closed afterwards, and the provider answers the next request."""
     stage.will_stall()
     stream = await streamed(stage)
     events = aiter(stream)
@@ -237,7 +240,7 @@ async def test_a_stalled_stream_can_be_left(stage: Stage) -> None:
 
 
 async def test_a_cancelled_request_stops_the_provider(stage: Stage) -> None:
-    """It is told so; nobody pays for an answer that nobody waits for."""
+    """The provider must not generate a response that has no reader."""
     stage.will_think()
     asking = asyncio.create_task(stage.provider.complete(request_for()))
     if isinstance(stage, OpenAIStage):
@@ -250,7 +253,7 @@ async def test_a_cancelled_request_stops_the_provider(stage: Stage) -> None:
 
 
 async def test_requests_do_not_wait_for_each_other(stage: Stage) -> None:
-    """A stream that is not read holds no other request back."""
+    """An unread stream does not block another request."""
     stage.will_stream()
     stream = await streamed(stage)
     stage.will_answer()
@@ -259,8 +262,8 @@ async def test_requests_do_not_wait_for_each_other(stage: Stage) -> None:
     await stream.aclose()
 
 
-async def test_no_answer_shows_its_text(stage: Stage) -> None:
-    """What might be logged of it is its size."""
+async def test_the_repr_of_an_answer_does_not_contain_its_text(stage: Stage) -> None:
+    """A log line may contain the repr."""
     stage.will_answer()
     shown = repr(await buffered(stage))
     stage.will_stream()
@@ -270,15 +273,15 @@ async def test_no_answer_shows_its_text(stage: Stage) -> None:
     assert "drei" not in shown
 
 
-async def test_it_can_be_registered(stage: Stage) -> None:
-    """It has a name and claims models."""
+async def test_a_provider_can_be_registered(stage: Stage) -> None:
+    """The registry routes a model to the provider by its name and model patterns."""
     registry = ProviderRegistry([stage.provider])
     assert registry.route("gpt-4o", ChatCompletions.name) is stage.provider
     assert all(name == stage.provider.name for _, name in registry.patterns)
 
 
-async def test_it_lists_its_models(stage: Stage) -> None:
-    """Names of models, some of which it claims."""
+async def test_a_provider_lists_its_models(stage: Stage) -> None:
+    """The list contains names of models and no patterns."""
     registry = ProviderRegistry([stage.provider])
     names = [model.id for model in await stage.provider.list_models()]
     assert registry.for_model("gpt-4o") is stage.provider

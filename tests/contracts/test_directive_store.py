@@ -1,4 +1,4 @@
-"""What every ``DirectiveStore``, and the ``DirectiveLookup`` over it, promises."""
+"""The contract of ``DirectiveStore`` and of the ``DirectiveLookup`` over it."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def _in_force(draft: DirectiveDraft, number: int, mode: InjectionMode) -> Direct
     return Directive(draft.id, number, mode, draft.text, draft.sha256)
 
 
-async def test_an_agent_without_a_directive_has_none(stores: Stores) -> None:
-    """Absence is None or empty, everywhere."""
+async def test_an_agent_without_a_directive_returns_none(stores: Stores) -> None:
+    """Every method returns None or an empty list."""
     identity, store = stores
     agent = await attach(identity)
     of = (agent.org_id, agent.id)
@@ -65,7 +65,7 @@ async def test_an_agent_without_a_directive_has_none(stores: Stores) -> None:
 
 
 async def test_the_first_version_creates_and_activates_the_directive(stores: Stores) -> None:
-    """It has number 1, goes before everything unless told otherwise, and is in force."""
+    """The version has number 1 and, without an explicit mode, is injected as the first system message."""
     identity, store = stores
     agent, draft = await attach(identity), new_draft("Grüße höflich: 你好 🙂 \\ % 'x'")
     made = await store.add_version(agent.org_id, agent.id, draft, None)
@@ -76,8 +76,8 @@ async def test_the_first_version_creates_and_activates_the_directive(stores: Sto
     assert await store.active(agent.org_id, agent.id) == _in_force(draft, 1, InjectionMode.SYSTEM_FIRST)
 
 
-async def test_a_further_version_takes_force_and_keeps_the_mode(stores: Stores) -> None:
-    """Numbers count up; the mode changes only when one is given."""
+async def test_a_new_version_becomes_active_and_keeps_the_mode(stores: Stores) -> None:
+    """Numbers increase. The mode changes only when the call gives one."""
     identity, store = stores
     agent, drafts = await attach(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
     of = (agent.org_id, agent.id)
@@ -93,8 +93,8 @@ async def test_a_further_version_takes_force_and_keeps_the_mode(stores: Stores) 
     ]
 
 
-async def test_the_longest_text_fits(stores: Stores) -> None:
-    """32,768 bytes are stored as they are."""
+async def test_a_text_of_the_maximum_length_is_stored(stores: Stores) -> None:
+    """The store returns all 32,768 bytes unchanged."""
     identity, store = stores
     agent, draft = await attach(identity), new_draft("é" * (MAX_TEXT_BYTES // 2))
     await store.add_version(agent.org_id, agent.id, draft, None)
@@ -103,8 +103,8 @@ async def test_the_longest_text_fits(stores: Stores) -> None:
     assert found.text == draft.text
 
 
-async def test_a_rollback_moves_the_pointer(stores: Stores) -> None:
-    """An earlier version is in force again; nothing is added to the history, whose end the next version follows."""
+async def test_a_rollback_activates_an_earlier_version(stores: Stores) -> None:
+    """The rollback adds nothing to the history. The next version gets the next number of the history."""
     identity, store = stores
     agent, drafts = await attach(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
     of = (agent.org_id, agent.id)
@@ -121,7 +121,7 @@ async def test_a_rollback_moves_the_pointer(stores: Stores) -> None:
 
 
 async def test_a_rollback_restores_the_mode(stores: Stores) -> None:
-    """The mode belongs to the version, as its text does; the next version keeps the restored one."""
+    """A version has a mode as well as a text. The next version keeps the restored mode."""
     identity, store = stores
     agent, drafts = await attach(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
     of = (agent.org_id, agent.id)
@@ -138,8 +138,8 @@ async def test_a_rollback_restores_the_mode(stores: Stores) -> None:
     assert await store.active(*of) == _in_force(drafts[2], 3, InjectionMode.USER_PREPEND)
 
 
-async def test_what_is_in_force_already_is_no_new_version(stores: Stores) -> None:
-    """Text and mode count: another mode, or what was in force once, or is switched off, is a new version."""
+async def test_adding_the_active_text_and_mode_creates_no_version(stores: Stores) -> None:
+    """Another mode, an earlier text, or any text after a deactivation creates a version."""
     identity, store = stores
     agent, mode = await attach(identity), InjectionMode.SYSTEM_APPEND
     of = (agent.org_id, agent.id)
@@ -157,7 +157,7 @@ async def test_what_is_in_force_already_is_no_new_version(stores: Stores) -> Non
 
 @pytest.mark.parametrize("number", [0, -1, 2])
 async def test_an_unknown_version_cannot_be_activated(stores: Stores, number: int) -> None:
-    """None, and what is in force stays."""
+    """The call returns None, and the active version stays active."""
     identity, store = stores
     agent, draft = await attach(identity), new_draft()
     await store.add_version(agent.org_id, agent.id, draft, None)
@@ -166,7 +166,7 @@ async def test_an_unknown_version_cannot_be_activated(stores: Stores, number: in
 
 
 async def test_a_deactivated_directive_is_not_injected(stores: Stores) -> None:
-    """The lookup says None, the state keeps its version; activating or adding one puts it in force again."""
+    """The lookup returns None, and the state keeps its version. Activating or adding a version restores it."""
     identity, store = stores
     agent, draft = await attach(identity), new_draft()
     of = (agent.org_id, agent.id)
@@ -182,8 +182,8 @@ async def test_a_deactivated_directive_is_not_injected(stores: Stores) -> None:
     assert await store.active(*of) is not None
 
 
-async def test_a_change_notes_when_it_was_and_what_was_in_force_before(stores: Stores) -> None:
-    """What is in force already, or was switched off, is not what was before itself; nor is another agent's."""
+async def test_a_change_records_its_time_and_the_previous_version(stores: Stores) -> None:
+    """Repeated activation and deactivation keep the previous version. Changes of another agent do not affect it."""
     identity, store = stores
     agent = await attach(identity)
     sibling = new_agent(agent.org_id)
@@ -217,8 +217,8 @@ async def test_a_change_notes_when_it_was_and_what_was_in_force_before(stores: S
     assert await store.state(*of) == states[-1]
 
 
-async def test_two_agents_of_an_organization_number_their_own_versions(stores: Stores) -> None:
-    """Numbers count per agent, and each agent has its own text."""
+async def test_agents_of_one_organization_have_separate_version_numbers(stores: Stores) -> None:
+    """Each agent has its own text too."""
     identity, store = stores
     agent = await attach(identity)
     sibling = new_agent(agent.org_id)
@@ -230,8 +230,8 @@ async def test_two_agents_of_an_organization_number_their_own_versions(stores: S
     assert await store.active(agent.org_id, sibling.id) == _in_force(second, 1, InjectionMode.SYSTEM_FIRST)
 
 
-async def test_another_organizations_agent_has_no_directive_here(stores: Stores) -> None:
-    """A foreign agent is no different from none, for reading and for writing; its own directive stays as it is."""
+async def test_an_agent_of_another_organization_is_not_found(stores: Stores) -> None:
+    """Reads and writes treat it as an unknown agent, and its directive does not change."""
     identity, store = stores
     ours, theirs = await attach(identity), await attach(identity)
     draft = new_draft()
@@ -246,15 +246,15 @@ async def test_another_organizations_agent_has_no_directive_here(stores: Stores)
     assert await store.active(theirs.org_id, theirs.id) == _in_force(draft, 1, InjectionMode.SYSTEM_FIRST)
 
 
-async def test_a_version_for_no_agent_is_none(stores: Stores) -> None:
+async def test_adding_a_version_for_an_unknown_agent_returns_none(stores: Stores) -> None:
     """An agent that does not exist gets no directive."""
     identity, store = stores
     agent = await attach(identity)
     assert await store.add_version(agent.org_id, uuid4(), new_draft(), None) is None
 
 
-async def test_versions_added_at_once_get_numbers_of_their_own(stores: Stores) -> None:
-    """Concurrent operators lose nothing: the numbers are 1 to n, without gaps."""
+async def test_versions_added_concurrently_get_distinct_numbers(stores: Stores) -> None:
+    """Every version is stored, and the numbers are 1 to n without gaps."""
     identity, store = stores
     agent = await attach(identity)
     await asyncio.gather(*(store.add_version(agent.org_id, agent.id, new_draft(f"{n}"), None) for n in range(8)))

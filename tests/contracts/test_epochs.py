@@ -1,4 +1,4 @@
-"""The contract of ``domain.freshness.epochs.Epochs``, with the rate limiter that reads what they write."""
+"""The contract of ``Epochs``, and of the rate limiter that reads the same epochs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TRIES = 20
 
 @dataclass
 class Store:
-    """Epochs as auth has them, and the rate limiter of a worker at the same store."""
+    """The epochs as auth uses them, and the rate limiter of a worker on the same store."""
 
     epochs: Epochs
     limiter: RateLimiter
@@ -71,13 +71,13 @@ def _cluster_url(request: pytest.FixtureRequest) -> str:
 
 
 async def _warm_up(auth: RedisWorker) -> None:
-    """Have the servers of a link learn the scripts: 10 ms are few for that on a busy machine."""
+    """Load the scripts into the servers first: 10 ms are too short for that on a busy machine."""
     for _ in range(TRIES):
         await auth.epochs.read_or_create(uuid4())
 
 
 async def read(epochs: Epochs, org_id: UUID) -> str:
-    """Return the epoch; a reading that a busy machine delays is made again."""
+    """Return the epoch, and retry if a busy machine delays the read."""
     for _ in range(TRIES):
         epoch = await epochs.read_or_create(org_id)
         if epoch.was_read:
@@ -93,7 +93,7 @@ def org() -> UUID:
 
 
 async def test_an_epoch_is_created_once(store: Store, org: UUID) -> None:
-    """Whoever asks first; two organizations never have the same."""
+    """The first read creates it. Two organizations never have the same epoch."""
     assert (await store.limiter.epoch(org)).value is None
 
     first = await read(store.epochs, org)
@@ -102,15 +102,15 @@ async def test_an_epoch_is_created_once(store: Store, org: UUID) -> None:
     assert await read(store.epochs, uuid4()) != first
 
 
-async def test_concurrent_readings_create_one_epoch(store: Store, org: UUID) -> None:
-    """Of the value that each of them brings one is kept."""
+async def test_concurrent_reads_create_one_epoch(store: Store, org: UUID) -> None:
+    """Each read proposes a value, and the store keeps one of them."""
     values = await asyncio.gather(*(read(store.epochs, org) for _ in range(20)))
 
     assert set(values) == {await read(store.epochs, org)}
 
 
 async def test_a_replaced_epoch_never_comes_back(store: Store, org: UUID) -> None:
-    """Neither of an organization that had one nor of one that had none."""
+    """Every replacement creates a new value, for an organization with or without an epoch."""
     seen = []
     for _ in range(5):
         assert await store.epochs.replace(org)
@@ -119,8 +119,8 @@ async def test_a_replaced_epoch_never_comes_back(store: Store, org: UUID) -> Non
     assert len(set(seen)) == 5
 
 
-async def test_the_rate_limiter_reads_what_auth_read(store: Store, org: UUID) -> None:
-    """Before and after a replacement, with and without counting a request."""
+async def test_the_rate_limiter_and_auth_read_the_same_epoch(store: Store, org: UUID) -> None:
+    """The epochs match before and after a replacement, whether or not a request is counted."""
     for _ in range(2):
         value = await read(store.epochs, org)
 
@@ -131,7 +131,7 @@ async def test_the_rate_limiter_reads_what_auth_read(store: Store, org: UUID) ->
 
 
 async def test_a_replacement_proves_a_change_at_the_next_request(store: Store, org: UUID) -> None:
-    """To a worker that fetched before; an organization's own readings prove none without one."""
+    """A worker that fetched before the replacement detects the change. Without a replacement it detects none."""
     await read(store.epochs, org)
     fetched = await store.limiter.epoch(org)
     before = (await store.limiter.count(org, NOW)).epoch
@@ -144,7 +144,7 @@ async def test_a_replacement_proves_a_change_at_the_next_request(store: Store, o
 
 
 async def test_a_process_without_a_store_has_unknown_epochs(org: UUID) -> None:
-    """The watch alone makes its changes known."""
+    """Only the watch delivers changes to such a process."""
     epochs = NoEpochs(ManualClock())
 
     assert not (await epochs.read_or_create(org)).was_read
@@ -156,7 +156,7 @@ async def test_a_process_without_a_store_has_unknown_epochs(org: UUID) -> None:
 async def test_auth_waits_10_ms_for_a_redis_that_hangs(
     redis_server: RedisServer, org: UUID, *, connected: bool
 ) -> None:
-    """It answers the proxy with an unknown epoch; afterwards the epoch is read again."""
+    """Auth returns an unknown epoch to the proxy, and reads the epoch again once Redis recovers."""
     auth = RedisWorker(redis_server.url, clock=SystemClock())
     if connected:
         await auth.link.open()
@@ -172,7 +172,7 @@ async def test_auth_waits_10_ms_for_a_redis_that_hangs(
 
 @pytest.mark.integration
 async def test_auth_waits_10_ms_for_a_primary_that_hangs(cluster: ClusterScene) -> None:
-    """The organizations of the other primaries have their epochs all the time."""
+    """Organizations of the other primaries keep their epochs."""
     cluster.settle()
     org = uuid4()
     hanging = cluster.primary_of(org)
@@ -203,7 +203,7 @@ async def _assert_unknown_within_10_ms(epochs: Epochs, org: UUID) -> None:
 
 @pytest.mark.integration
 async def test_an_epoch_in_redis_expires(redis_server: RedisServer, org: UUID) -> None:
-    """Within a day, whether it was created or replaced; an expired epoch is absent."""
+    """A created or replaced epoch expires within a day. An expired epoch is absent."""
     auth, client = RedisWorker(redis_server.url, clock=SystemClock()), redis_server.client()
     await auth.link.open()
     await read(auth.epochs, org)

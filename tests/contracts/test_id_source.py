@@ -1,4 +1,4 @@
-"""What every source of identifiers keeps."""
+"""The contract of ``IdSource``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ MANY = 10_000
 
 
 @pytest.mark.parametrize("make", SOURCES)
-def test_ids_are_version_7_and_never_come_twice(make: type[IdSource]) -> None:
-    """Ordered by creation time to the millisecond (RFC 9562, section 5.7)."""
+def test_ids_are_unique_and_of_version_7(make: type[IdSource]) -> None:
+    """Ids are ordered by creation time to the millisecond (RFC 9562, section 5.7)."""
     source = make()
     ids = [source.uuid7() for _ in range(MANY)]
 
@@ -29,8 +29,8 @@ def test_ids_are_version_7_and_never_come_twice(make: type[IdSource]) -> None:
 
 
 @pytest.mark.parametrize("make", SOURCES)
-def test_secrets_have_32_bytes_and_never_come_twice(make: type[IdSource]) -> None:
-    """What a token is made of."""
+def test_secrets_are_unique_and_have_32_bytes(make: type[IdSource]) -> None:
+    """Tokens are made of these secrets."""
     source = make()
     secrets = {source.secret() for _ in range(MANY)}
 

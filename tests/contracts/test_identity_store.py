@@ -1,4 +1,4 @@
-"""What every ``IdentityStore`` promises."""
+"""The contract of ``IdentityStore``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[IdentityStore]:
 
 
 async def test_a_token_is_found_with_its_organization(store: IdentityStore) -> None:
-    """What was stored comes back equal, to the microsecond and with its time zone."""
+    """The stored values are equal, including microseconds and time zone."""
     organization = new_organization(rate_limit_rpm=60)
     await store.add_organization(organization)
     user, agent = new_user(organization.id), new_agent(organization.id)
@@ -50,15 +50,15 @@ async def test_a_token_is_found_with_its_organization(store: IdentityStore) -> N
     assert await store.find_token(token.id) == (token, organization)
 
 
-async def test_an_unknown_token_is_none(store: IdentityStore) -> None:
-    """Absence is None, also where there are other tokens."""
+async def test_an_unknown_token_returns_none(store: IdentityStore) -> None:
+    """Other tokens exist."""
     agent = await attach(store)
     await store.add_token(new_token(agent.org_id))
     assert await store.find_token(uuid4()) is None
 
 
 async def test_an_agent_is_found_by_its_own_organization_only(store: IdentityStore) -> None:
-    """Another organization's agent is no different from none."""
+    """Another organization's agent is treated as an unknown agent."""
     ours, theirs = await attach(store), await attach(store)
     assert await store.find_agent(ours.org_id, ours.id) == Agent(ours.id, ours.org_id, AgentStatus.ACTIVE)
     assert await store.find_agent(ours.org_id, theirs.id) is None
@@ -66,7 +66,7 @@ async def test_an_agent_is_found_by_its_own_organization_only(store: IdentitySto
 
 
 async def test_a_taken_organization_name_is_refused(store: IdentityStore) -> None:
-    """The second of a name is an ``AlreadyExistsError``, and the first stays."""
+    """The second organization of a name raises ``AlreadyExistsError``, and the first one stays."""
     first = new_organization("acme")
     await store.add_organization(first)
     with pytest.raises(AlreadyExistsError):
@@ -75,15 +75,15 @@ async def test_a_taken_organization_name_is_refused(store: IdentityStore) -> Non
 
 
 async def test_organizations_are_listed_oldest_first(store: IdentityStore) -> None:
-    """The order is of creation, not of storing."""
+    """The order is that of creation, not of insertion."""
     older, newer = new_organization(), new_organization(rate_limit_rpm=0)
     await store.add_organization(newer)
     await store.add_organization(older)
     assert await store.organizations() == [older, newer]
 
 
-async def test_an_organization_is_suspended(store: IdentityStore) -> None:
-    """The new status shows in the list and beside its tokens; an unknown organization is False."""
+async def test_an_organization_can_be_suspended(store: IdentityStore) -> None:
+    """The list and its tokens have the new status. An unknown organization returns False."""
     agent = await attach(store)
     token = new_token(agent.org_id)
     await store.add_token(token)
@@ -95,8 +95,8 @@ async def test_an_organization_is_suspended(store: IdentityStore) -> None:
     assert found[1].status is OrganizationStatus.SUSPENDED
 
 
-async def test_an_email_address_is_taken_within_its_organization(store: IdentityStore) -> None:
-    """Two organizations may have a user of one address, one organization may not."""
+async def test_an_email_address_is_unique_within_its_organization(store: IdentityStore) -> None:
+    """Users of two organizations may have the same address."""
     ours, theirs = await attach(store), await attach(store)
     await store.add_user(new_user(ours.org_id, "ada@example.com"))
     await store.add_user(new_user(theirs.org_id, "ada@example.com"))
@@ -104,8 +104,8 @@ async def test_an_email_address_is_taken_within_its_organization(store: Identity
         await store.add_user(new_user(ours.org_id, "ada@example.com"))
 
 
-async def test_an_agent_name_is_taken_within_its_organization(store: IdentityStore) -> None:
-    """Two organizations may have an agent of one name, one organization may not."""
+async def test_an_agent_name_is_unique_within_its_organization(store: IdentityStore) -> None:
+    """Agents of two organizations may have the same name."""
     ours, theirs = await attach(store), await attach(store)
     await store.add_agent(new_agent(ours.org_id, "writer"))
     await store.add_agent(new_agent(theirs.org_id, "writer"))
@@ -125,8 +125,8 @@ async def test_agents_are_listed_oldest_first_for_one_organization(store: Identi
 
 
 @pytest.mark.parametrize("status", AgentStatus)
-async def test_an_agent_changes_its_status(store: IdentityStore, status: AgentStatus) -> None:
-    """Every status can be set, by the agent's own organization only."""
+async def test_the_status_of_an_agent_can_be_set(store: IdentityStore, status: AgentStatus) -> None:
+    """Only its own organization can set it, to any status."""
     ours, theirs = await attach(store), await attach(store)
     assert await store.set_agent_status(ours.org_id, ours.id, status)
     assert not await store.set_agent_status(ours.org_id, theirs.id, AgentStatus.ARCHIVED)
@@ -136,7 +136,7 @@ async def test_an_agent_changes_its_status(store: IdentityStore, status: AgentSt
 
 
 async def test_a_token_for_a_foreign_agent_or_user_is_refused(store: IdentityStore) -> None:
-    """Ownership is checked where tokens are stored: another organization's agent and user are not found."""
+    """The store checks ownership: it does not find the agents and users of another organization."""
     ours, theirs = await attach(store), await attach(store)
     their_user = new_user(theirs.org_id)
     await store.add_user(their_user)
@@ -150,8 +150,8 @@ async def test_a_token_for_a_foreign_agent_or_user_is_refused(store: IdentitySto
     assert await store.tokens(ours.org_id) == []
 
 
-async def test_nothing_is_added_to_an_unknown_organization(store: IdentityStore) -> None:
-    """A user, agent or token of no organization is a ``NotFoundError``."""
+async def test_adding_to_an_unknown_organization_raises(store: IdentityStore) -> None:
+    """A user, agent or token raises ``NotFoundError``."""
     nobody = uuid4()
     with pytest.raises(NotFoundError):
         await store.add_user(new_user(nobody))
@@ -162,7 +162,7 @@ async def test_nothing_is_added_to_an_unknown_organization(store: IdentityStore)
 
 
 async def test_tokens_are_listed_oldest_first_for_one_organization(store: IdentityStore) -> None:
-    """Revoked ones are listed too; another organization's never."""
+    """The list contains revoked tokens, and no tokens of another organization."""
     ours, theirs = await attach(store), await attach(store)
     first, second = new_token(ours.org_id), new_token(ours.org_id, agent_id=ours.id)
     for token in (second, first, new_token(theirs.org_id)):
@@ -173,7 +173,10 @@ async def test_tokens_are_listed_oldest_first_for_one_organization(store: Identi
 
 
 async def test_tokens_are_listed_in_pages(store: IdentityStore) -> None:
-    """Each page goes on right after the last token of the one before, among tokens of one moment too; then none."""
+    """Each page starts after the last token of the previous page, even among tokens of the same time.
+
+    The last page is empty.
+    """
     ours, theirs = await attach(store), await attach(store)
     moment = later()
     same_moment = sorted((replace(new_token(ours.org_id), created_at=moment) for _ in range(4)), key=lambda t: t.id)
@@ -186,8 +189,8 @@ async def test_tokens_are_listed_in_pages(store: IdentityStore) -> None:
     assert [list(page) for page in pages] == [same_moment[:2], same_moment[2:], [newest], []]
 
 
-async def test_a_page_begins_after_a_position_that_no_token_has(store: IdentityStore) -> None:
-    """A position is a place in the order, not a token; without a limit all of the rest comes."""
+async def test_a_page_can_start_after_a_position_without_a_token(store: IdentityStore) -> None:
+    """A position is a place in the order. Without a limit, the page has all remaining tokens."""
     agent = await attach(store)
     first, second, third = (new_token(agent.org_id) for _ in range(3))
     for token in (first, second, third):
@@ -200,7 +203,7 @@ async def test_a_page_begins_after_a_position_that_no_token_has(store: IdentityS
 
 
 async def test_live_tokens_are_counted_by_their_key(store: IdentityStore) -> None:
-    """Of all organizations; neither revoked ones nor expired ones."""
+    """The counts cover all organizations, without revoked and expired tokens."""
     one, other = new_organization(), new_organization()
     now = datetime.now(UTC)
     for organization in (one, other):
@@ -227,7 +230,7 @@ async def test_a_token_is_revoked_once(store: IdentityStore) -> None:
 
 
 async def test_another_organization_cannot_revoke_a_token(store: IdentityStore) -> None:
-    """A foreign or unknown token is False, and stays live."""
+    """A foreign or unknown token returns False, and stays live."""
     ours, theirs = await attach(store), await attach(store)
     token = new_token(theirs.org_id)
     await store.add_token(token)

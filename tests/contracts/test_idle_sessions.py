@@ -1,4 +1,4 @@
-"""What every ``IdleSessions`` promises."""
+"""The contract of ``IdleSessions``."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ async def _status(store: Store, turn: Checkpoint) -> SessionStatus:
     return found.status
 
 
-async def test_what_is_idle_is_abandoned_in_every_organization(stores: Stores) -> None:
-    """By its latest turn, not its first; to the microsecond. Nothing else of the session changes."""
+async def test_idle_sessions_of_every_organization_are_abandoned(stores: Stores) -> None:
+    """The latest turn counts, to the microsecond. Only the status of the session changes."""
     identity, store = stores
     ours, theirs = await attach(identity), await attach(identity)
     idle = [new_turn(agent, "idle", created_at=NOON - MINUTE) for agent in (ours, theirs)]
@@ -74,8 +74,8 @@ async def test_what_is_idle_is_abandoned_in_every_organization(stores: Stores) -
     assert await store.abandon(NOON, 10) == 0
 
 
-async def test_the_oldest_come_first_and_no_more_than_asked_for(stores: Stores) -> None:
-    """So that a backlog is worked off batch by batch."""
+async def test_the_oldest_sessions_are_abandoned_first_up_to_the_limit(stores: Stores) -> None:
+    """A caller can process a backlog in batches."""
     identity, store = stores
     agent = await attach(identity)
     turns = [new_turn(agent, f"s{n}", created_at=NOON - n * MINUTE) for n in (1, 5, 3, 4, 2)]
@@ -90,7 +90,7 @@ async def test_the_oldest_come_first_and_no_more_than_asked_for(stores: Stores) 
 
 
 async def test_a_turn_makes_an_abandoned_session_active_again(stores: Stores) -> None:
-    """And idle again later; its turns are numbered on."""
+    """The numbering of its turns continues, and the session can become idle again."""
     identity, store = stores
     agent = await attach(identity)
     turn = new_turn(agent, created_at=NOON - MINUTE)
@@ -106,7 +106,7 @@ async def test_a_turn_makes_an_abandoned_session_active_again(stores: Stores) ->
 
 
 async def test_a_turn_that_ends_an_abandoned_session_completes_it(stores: Stores) -> None:
-    """What its client says counts for more than that it was late."""
+    """The end that the client declares takes precedence over the late turn."""
     identity, store = stores
     agent = await attach(identity)
     turn = new_turn(agent, created_at=NOON - MINUTE)
@@ -118,8 +118,8 @@ async def test_a_turn_that_ends_an_abandoned_session_completes_it(stores: Stores
     assert await _status(store, turn) is SessionStatus.COMPLETED
 
 
-async def test_what_is_completed_is_left_alone(stores: Stores) -> None:
-    """However long ago."""
+async def test_a_completed_session_is_never_abandoned(stores: Stores) -> None:
+    """Its age does not matter."""
     identity, store = stores
     turn = new_turn(await attach(identity), ends=True, created_at=NOON - MINUTE)
     await store.append([turn])
@@ -128,8 +128,8 @@ async def test_what_is_completed_is_left_alone(stores: Stores) -> None:
     assert await _status(store, turn) is SessionStatus.COMPLETED
 
 
-async def test_what_had_a_turn_just_now_is_left_alone_whatever_is_asked(stores: Stores) -> None:
-    """Whoever may call this cannot end what is going on."""
+async def test_a_session_with_a_recent_turn_is_never_abandoned(stores: Stores) -> None:
+    """A caller that passes a time in the future cannot end running sessions."""
     identity, store = stores
     now = datetime.now(UTC)
     turn = new_turn(await attach(identity), created_at=now)

@@ -1,4 +1,4 @@
-"""What every journal keeps: ``domain.journal.Journal``, its in-memory twin and SQLite alike."""
+"""The contract of ``Journal``, in memory and in SQLite."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ NEVER_S = 30.0
 
 
 class BoundedJournal(Journal, Protocol):
-    """A journal that counts what it had to drop."""
+    """A journal that counts the traces it dropped."""
 
     traces_dropped: int
 
 
 class Journals(Protocol):
-    """Makes journals that are open, and closes them after the test."""
+    """A factory of open journals, which are closed after the test."""
 
     async def __call__(self, *, room_for: int | None = None) -> BoundedJournal:
-        """Return an empty journal; ``room_for`` so many exchanges, and hardly one more."""
+        """Return an empty journal. With ``room_for``, it holds hardly more exchanges than that number."""
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -82,19 +82,19 @@ async def _next(journal: Journal, sink: Sink, limit: int = 1_000) -> Batch:
 
 
 async def test_an_empty_journal_has_no_batch(journal: Journal) -> None:
-    """Nothing to take is None, not an empty batch."""
+    """``next_batch`` returns None and not an empty batch."""
     assert [await journal.next_batch(sink, 10) for sink in Sink] == [None, None]
     assert [journal.depth(sink) for sink in Sink] == [0, 0]
 
 
-async def test_what_is_appended_comes_back_in_order(journal: Journal) -> None:
-    """Exchanges come as they went in, equal in every field."""
+async def test_a_batch_returns_exchanges_in_the_order_of_their_append(journal: Journal) -> None:
+    """Every field of an exchange is equal."""
     exchanges = await _filled(journal, 5)
     assert list((await _next(journal, Sink.TRACES)).exchanges) == exchanges
 
 
 async def test_a_batch_has_at_most_its_limit(journal: Journal) -> None:
-    """The oldest come first, the rest in the next batch."""
+    """The batch has the oldest exchanges, and the next batch has the rest."""
     exchanges = await _filled(journal, 5)
     first = await _next(journal, Sink.TRACES, 3)
     await journal.acknowledge(Sink.TRACES, first)
@@ -104,7 +104,7 @@ async def test_a_batch_has_at_most_its_limit(journal: Journal) -> None:
 
 
 async def test_a_batch_keeps_its_members_until_it_is_acknowledged(journal: Journal) -> None:
-    """What is appended meanwhile, or another limit, changes neither members nor token."""
+    """Neither later appends nor another limit change its members or token."""
     await _filled(journal, 3)
     first = await _next(journal, Sink.TRACES)
     await _filled(journal, 3)
@@ -114,16 +114,16 @@ async def test_a_batch_keeps_its_members_until_it_is_acknowledged(journal: Journ
     assert (await _next(journal, Sink.TRACES)).token != first.token
 
 
-async def test_sinks_go_at_their_own_pace(journal: Journal) -> None:
-    """What one sink has acknowledged the other is still given."""
+async def test_each_sink_has_its_own_batches(journal: Journal) -> None:
+    """An acknowledgement of one sink does not affect the other."""
     exchanges = await _filled(journal, 4)
     await journal.acknowledge(Sink.TRACES, await _next(journal, Sink.TRACES))
     assert await journal.next_batch(Sink.TRACES, 10) is None
     assert list((await _next(journal, Sink.CHECKPOINTS)).exchanges) == exchanges
 
 
-async def test_depth_counts_what_is_not_acknowledged(journal: Journal) -> None:
-    """A batch that is out counts until the sink has it."""
+async def test_depth_counts_exchanges_until_they_are_acknowledged(journal: Journal) -> None:
+    """A batch in delivery counts until its sink acknowledges it."""
     await _filled(journal, 4)
     batch = await _next(journal, Sink.TRACES, 3)
     assert journal.depth(Sink.TRACES) == 4
@@ -131,8 +131,8 @@ async def test_depth_counts_what_is_not_acknowledged(journal: Journal) -> None:
     assert (journal.depth(Sink.TRACES), journal.depth(Sink.CHECKPOINTS)) == (1, 4)
 
 
-async def test_acknowledging_twice_changes_nothing(journal: Journal) -> None:
-    """Nor does acknowledging an older batch again."""
+async def test_a_repeated_acknowledgement_has_no_effect(journal: Journal) -> None:
+    """The acknowledgement of an older batch has no effect either."""
     await _filled(journal, 4)
     first = await _next(journal, Sink.TRACES, 2)
     await journal.acknowledge(Sink.TRACES, first)
@@ -142,8 +142,8 @@ async def test_acknowledging_twice_changes_nothing(journal: Journal) -> None:
     assert journal.depth(Sink.TRACES) == 2
 
 
-async def test_tokens_are_never_used_twice(journal: Journal) -> None:
-    """Also after everything was delivered and forgotten."""
+async def test_batch_tokens_are_unique(journal: Journal) -> None:
+    """They stay unique after all exchanges were delivered and deleted."""
     tokens = set()
     for _ in range(3):
         await _filled(journal, 2)
@@ -154,8 +154,8 @@ async def test_tokens_are_never_used_twice(journal: Journal) -> None:
     assert len(tokens) == 3
 
 
-async def test_a_full_journal_refuses_until_there_is_room(new_journal: Journals) -> None:
-    """It refuses what it cannot keep, keeps what it has, and takes more once every sink has some of it."""
+async def test_a_full_journal_refuses_appends_until_it_has_space(new_journal: Journals) -> None:
+    """It keeps its exchanges. It accepts new ones once both sinks have acknowledged a batch."""
     journal = await new_journal(room_for=3)
     with pytest.raises(JournalUnavailableError):
         await _filled(journal, 10)
@@ -169,8 +169,8 @@ async def test_a_full_journal_refuses_until_there_is_room(new_journal: Journals)
     assert journal.depth(Sink.TRACES) == 1
 
 
-async def test_a_full_journal_drops_what_only_the_traces_wait_for(new_journal: Journals) -> None:
-    """Oldest first, so that a checkpoint is never refused for the sake of a trace."""
+async def test_a_full_journal_drops_exchanges_that_only_traces_need(new_journal: Journals) -> None:
+    """It drops the oldest first, so that no checkpoint is refused because of a trace."""
     journal = await new_journal(room_for=20)
     exchanges = await _filled(journal, 20)
     checkpoints = await _next(journal, Sink.CHECKPOINTS)
@@ -185,8 +185,8 @@ async def test_a_full_journal_drops_what_only_the_traces_wait_for(new_journal: J
     assert list((await _next(journal, Sink.CHECKPOINTS)).exchanges) == exchanges[20:]
 
 
-async def test_every_trace_that_is_dropped_is_counted(new_journal: Journals) -> None:
-    """Also where several who append make room at the same time."""
+async def test_every_dropped_trace_is_counted(new_journal: Journals) -> None:
+    """Concurrent appends may drop traces at the same time."""
     journal = await new_journal(room_for=20)
     await _filled(journal, 20)
     await journal.acknowledge(Sink.CHECKPOINTS, await _next(journal, Sink.CHECKPOINTS))
@@ -195,10 +195,10 @@ async def test_every_trace_that_is_dropped_is_counted(new_journal: Journals) -> 
     assert journal.traces_dropped > 0
 
 
-async def test_a_batch_of_traces_that_checkpoints_have_in_part_is_dropped_whole(new_journal: Journals) -> None:
-    """It makes room as far as PostgreSQL has it, for no checkpoint is refused for the sake of a trace.
+async def test_a_batch_of_traces_is_dropped_as_a_whole(new_journal: Journals) -> None:
+    """The journal drops the batch even if PostgreSQL has only a part of it.
 
-    What PostgreSQL still waits for stays for that.
+    It keeps the exchanges that PostgreSQL still needs for the checkpoints.
     """
     journal = await new_journal(room_for=20)
     exchanges = await _filled(journal, 20)
@@ -215,8 +215,8 @@ async def test_a_batch_of_traces_that_checkpoints_have_in_part_is_dropped_whole(
     assert exchanges[19] not in kept
 
 
-async def test_what_both_sinks_wait_for_is_never_dropped(new_journal: Journals) -> None:
-    """The journal refuses instead."""
+async def test_an_exchange_that_both_sinks_need_is_never_dropped(new_journal: Journals) -> None:
+    """The journal refuses appends instead."""
     journal = await new_journal(room_for=20)
     exchanges = await _filled(journal, 20)
     traces = await _next(journal, Sink.TRACES, 5)
@@ -225,14 +225,14 @@ async def test_what_both_sinks_wait_for_is_never_dropped(new_journal: Journals) 
     assert list((await _next(journal, Sink.CHECKPOINTS)).exchanges)[:20] == exchanges
 
 
-async def test_nothing_is_left_open_by_nobody(journal: Journal) -> None:
-    """What is begun in this process is this process's to end."""
+async def test_exchanges_in_flight_in_this_process_are_not_unfinished(journal: Journal) -> None:
+    """This process finishes the exchanges that it has begun."""
     journal.begin(new_exchange())
     assert list(journal.unfinished()) == []
 
 
-async def test_ending_what_was_begun_keeps_one_exchange(journal: Journal) -> None:
-    """The note is no exchange."""
+async def test_appending_a_begun_exchange_stores_it_once(journal: Journal) -> None:
+    """The entry of an exchange in flight does not count as an exchange."""
     exchange = new_exchange()
     journal.begin(exchange)
     assert journal.depth(Sink.TRACES) == 0
@@ -240,8 +240,8 @@ async def test_ending_what_was_begun_keeps_one_exchange(journal: Journal) -> Non
     assert (await _next(journal, Sink.TRACES)).exchanges == [exchange]
 
 
-async def test_burying_leaves_the_batch_to_be_acknowledged(journal: Journal) -> None:
-    """It is laid aside, not taken out."""
+async def test_a_dead_letter_stays_in_its_batch(journal: Journal) -> None:
+    """The batch must be acknowledged as usual."""
     (exchange,) = await _filled(journal, 1)
     await journal.dead_letter(Sink.TRACES, exchange, "a type that it has not")
     batch = await _next(journal, Sink.TRACES)
@@ -249,8 +249,8 @@ async def test_burying_leaves_the_batch_to_be_acknowledged(journal: Journal) -> 
     assert journal.depth(Sink.TRACES) == 0
 
 
-async def test_waiting_ends_with_the_next_append(journal: Journal) -> None:
-    """Whoever waits for more hears of it, each sink."""
+async def test_an_append_wakes_all_waiting_sinks(journal: Journal) -> None:
+    """Each sink waits on its own."""
     waiting = [asyncio.create_task(journal.wait_for_more(sink, NEVER_S)) for sink in Sink]
     await asyncio.sleep(0)
     await journal.append(new_exchange())
@@ -258,30 +258,30 @@ async def test_waiting_ends_with_the_next_append(journal: Journal) -> None:
         await asyncio.gather(*waiting)
 
 
-async def test_there_is_no_waiting_while_there_is_something(journal: Journal) -> None:
-    """What was appended before the wait began is not slept through."""
+async def test_a_wait_returns_immediately_if_exchanges_are_pending(journal: Journal) -> None:
+    """The exchange was appended before the wait began."""
     await journal.append(new_exchange())
     async with asyncio.timeout(NEVER_S / 2):
         await journal.wait_for_more(Sink.TRACES, NEVER_S)
 
 
-async def test_waiting_ends_after_its_timeout(journal: Journal) -> None:
-    """A wait for nothing is not forever."""
+async def test_a_wait_ends_after_its_timeout(journal: Journal) -> None:
+    """The wait ends without an append."""
     async with asyncio.timeout(NEVER_S):
         await journal.wait_for_more(Sink.TRACES, 0.001)
     assert journal.depth(Sink.TRACES) == 0
 
 
-async def test_concurrent_appends_are_all_kept_once(journal: Journal) -> None:
-    """A thousand at once arrive, each once."""
+async def test_concurrent_appends_are_each_stored_once(journal: Journal) -> None:
+    """All of a thousand concurrent appends are stored."""
     exchanges = [new_exchange() for _ in range(1_000)]
     await asyncio.gather(*(journal.append(exchange) for exchange in exchanges))
     kept = (await _next(journal, Sink.TRACES)).exchanges
     assert sorted(e.emitter_seq for e in kept) == [e.emitter_seq for e in exchanges]
 
 
-async def test_an_append_whose_future_was_cancelled_is_kept_or_not_but_never_blocks(journal: Journal) -> None:
-    """A cancelled append leaves the journal in order for the next one."""
+async def test_a_cancelled_append_does_not_block_later_appends(journal: Journal) -> None:
+    """The exchange of the cancelled append may be stored or not."""
     left = journal.append(new_exchange())
     await asyncio.sleep(0)
     left.cancel()

@@ -1,4 +1,4 @@
-"""What every rate limiter keeps."""
+"""The contract of ``RateLimiter``."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ async def limiter(request: pytest.FixtureRequest) -> AsyncIterator[RateLimiter]:
 
 @pytest.fixture
 def org() -> UUID:
-    """An organization that nobody has counted yet."""
+    """An organization without any counted request."""
     return uuid4()
 
 
 async def test_requests_are_counted_from_one(limiter: RateLimiter, org: UUID) -> None:
-    """Each with its own number."""
+    """Each request gets the next number."""
     assert [(await limiter.count(org, NOW)).count for _ in range(3)] == [1, 2, 3]
 
 
-async def test_one_organizations_flood_leaves_another_alone(limiter: RateLimiter, org: UUID) -> None:
-    """Counts are kept apart."""
+async def test_organizations_are_counted_separately(limiter: RateLimiter, org: UUID) -> None:
+    """A flood of one organization does not change the count of another."""
     for _ in range(50):
         await limiter.count(org, NOW)
 
     assert (await limiter.count(uuid4(), NOW)).count == 1
 
 
-async def test_the_next_minute_begins_anew(limiter: RateLimiter, org: UUID) -> None:
-    """At its first moment, not a minute after the first request."""
+async def test_the_count_restarts_with_each_minute(limiter: RateLimiter, org: UUID) -> None:
+    """The window is the minute of the clock, not a minute after the first request."""
     minute = NOW.replace(second=0, microsecond=0)
 
     counts = [(await limiter.count(org, minute + timedelta(seconds=s))).count for s in (0, 59.999999, 60, 61)]
@@ -67,22 +67,22 @@ async def test_the_next_minute_begins_anew(limiter: RateLimiter, org: UUID) -> N
 
 
 async def test_concurrent_requests_are_all_counted(limiter: RateLimiter, org: UUID) -> None:
-    """Each has a number that no other has."""
+    """Each request gets a different number."""
     tallies = await asyncio.gather(*(limiter.count(org, NOW) for _ in range(100)))
 
     assert sorted(tally.count for tally in tallies) == list(range(1, 101))
 
 
-async def test_reading_the_epoch_counts_nothing(limiter: RateLimiter, org: UUID) -> None:
-    """Listing models is free."""
+async def test_reading_the_epoch_does_not_count_a_request(limiter: RateLimiter, org: UUID) -> None:
+    """Listing models must not use up the rate limit."""
     await limiter.epoch(org)
     await asyncio.gather(limiter.count(org, NOW), limiter.epoch(org))
 
     assert (await limiter.count(org, NOW)).count == 2
 
 
-async def test_an_epoch_that_nobody_created_is_absent(limiter: RateLimiter, org: UUID) -> None:
-    """Counting creates none: only auth does."""
+async def test_an_epoch_that_auth_has_not_created_is_absent(limiter: RateLimiter, org: UUID) -> None:
+    """Counting a request does not create an epoch. Only auth does."""
     for _ in range(2):
         epoch = (await limiter.count(org, NOW)).epoch
         assert (epoch.value, epoch.was_read) == (None, True)

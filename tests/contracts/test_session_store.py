@@ -1,4 +1,4 @@
-"""What every ``SessionStore``, and the ``SessionHistory`` over it, promises."""
+"""The contract of ``SessionStore`` and of the ``SessionHistory`` over it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def _only_session(store: Store, turn: Checkpoint) -> SessionRecord:
 
 
 async def test_the_first_turn_opens_its_session(stores: Stores) -> None:
-    """The session has the turn's model, provider, totals and times; the turn has index 0 and comes back equal."""
+    """The session has the model, provider, totals and times of the turn. The turn has index 0."""
     identity, store = stores
     agent = await attach(identity)
     turn = new_turn(agent, "chat:1")
@@ -101,7 +101,10 @@ async def test_the_first_turn_opens_its_session(stores: Stores) -> None:
 
 
 async def test_turns_are_numbered_in_order_of_arrival(stores: Stores) -> None:
-    """Indices count on within and over batches; totals add up; model and provider stay the first turn's."""
+    """Indices continue across batches, and totals add up.
+
+    The session keeps the model and provider of its first turn.
+    """
     identity, store = stores
     agent = await attach(identity)
     turns = [new_turn(agent, model=f"gpt-{n}", provider=f"p{n}", latency_ms=n) for n in range(5)]
@@ -116,8 +119,8 @@ async def test_turns_are_numbered_in_order_of_arrival(stores: Stores) -> None:
     assert recorded == [_recorded(turn, index) for index, turn in enumerate(turns)]
 
 
-async def test_a_turn_of_which_little_is_known(stores: Stores) -> None:
-    """Unknown counts and hashes stay unknown in the turn and add nothing to the totals."""
+async def test_unknown_fields_of_a_turn_stay_unknown(stores: Stores) -> None:
+    """Unknown token counts add nothing to the totals."""
     identity, store = stores
     agent = await attach(identity)
     turn = new_turn(
@@ -135,8 +138,8 @@ async def test_a_turn_of_which_little_is_known(stores: Stores) -> None:
     assert (session.total_input_tokens, session.total_output_tokens) == (0, 0)
 
 
-async def test_a_batch_that_comes_again_changes_nothing(stores: Stores) -> None:
-    """Idempotent by checkpoint id: alone, among new ones, and twice in one batch."""
+async def test_a_repeated_batch_has_no_effect(stores: Stores) -> None:
+    """The store is idempotent by checkpoint id: for a whole batch, among new turns, and within one batch."""
     identity, store = stores
     agent = await attach(identity)
     first, second, third = (new_turn(agent) for _ in range(3))
@@ -152,7 +155,7 @@ async def test_a_batch_that_comes_again_changes_nothing(stores: Stores) -> None:
 
 
 async def test_an_ending_turn_completes_its_session(stores: Stores) -> None:
-    """Wherever the turn stands in its batch; and a further turn is recorded without opening the session again."""
+    """The ending turn may have any place in its batch. A later turn is recorded and does not reopen the session."""
     identity, store = stores
     agent = await attach(identity)
     first = new_turn(agent)
@@ -165,15 +168,15 @@ async def test_an_ending_turn_completes_its_session(stores: Stores) -> None:
 
 
 async def test_a_session_may_end_with_its_first_turn(stores: Stores) -> None:
-    """It is completed from the start."""
+    """The session is completed from the start."""
     identity, store = stores
     turn = new_turn(await attach(identity), ends=True)
     await store.append([turn])
     assert (await _only_session(store, turn)).status is SessionStatus.COMPLETED
 
 
-async def test_sessions_of_one_batch_are_kept_apart(stores: Stores) -> None:
-    """Turns of several sessions, agents and organizations may be mixed; each is numbered and summed on its own."""
+async def test_sessions_in_one_batch_are_separate(stores: Stores) -> None:
+    """A batch may mix sessions, agents and organizations. Each session has its own numbering and totals."""
     identity, store = stores
     ours, theirs = await attach(identity), await attach(identity)
     sibling = new_agent(ours.org_id)
@@ -189,8 +192,11 @@ async def test_sessions_of_one_batch_are_kept_apart(stores: Stores) -> None:
     assert len(await store.sessions(theirs.org_id, 10)) == 1
 
 
-async def test_a_request_id_used_twice_loses_no_turn(stores: Stores) -> None:
-    """Clients may use an id again, within a batch, in another session, later: the turn is kept under its own id."""
+async def test_a_duplicate_request_id_loses_no_turn(stores: Stores) -> None:
+    """Clients may reuse an id within a batch, in another session or later.
+
+    The later turn gets its own id as request id.
+    """
     identity, store = stores
     agent, other = await attach(identity), await attach(identity)
     request_id = uuid4()
@@ -206,8 +212,8 @@ async def test_a_request_id_used_twice_loses_no_turn(stores: Stores) -> None:
     assert kept == [request_id, second.id, third.id, request_id]
 
 
-async def test_text_that_no_database_holds_is_kept_as_far_as_it_can(stores: Stores) -> None:
-    """A NUL or half a surrogate pair in a client's or provider's word loses no turn, nor what comes with it."""
+async def test_text_that_postgres_cannot_store_loses_no_turn(stores: Stores) -> None:
+    """A NUL or a lone surrogate in a text loses neither its turn nor the rest of the batch."""
     identity, store = stores
     agent = await attach(identity)
     odd = new_turn(agent, model="gpt-\x00\ud800-x", provider_request_id="r\x00\udfff")
@@ -219,7 +225,7 @@ async def test_text_that_no_database_holds_is_kept_as_far_as_it_can(stores: Stor
 
 
 async def test_sessions_are_listed_by_last_use(stores: Stores) -> None:
-    """Latest first, cut at the limit; only the organization's own."""
+    """The latest comes first, up to the limit. The list contains only the organization's own sessions."""
     identity, store = stores
     agent, other = await attach(identity), await attach(identity)
     await store.append([new_turn(agent, "a"), new_turn(agent, "b"), new_turn(agent, "c"), new_turn(other, "d")])
@@ -229,8 +235,8 @@ async def test_sessions_are_listed_by_last_use(stores: Stores) -> None:
     assert await store.sessions(uuid4(), 10) == []
 
 
-async def test_a_turn_that_comes_late_does_not_make_its_session_older(stores: Stores) -> None:
-    """``updated_at`` is the latest turn's time, in whatever order turns arrive."""
+async def test_a_late_turn_does_not_move_updated_at_back(stores: Stores) -> None:
+    """``updated_at`` is the latest turn's time, in any order of arrival."""
     identity, store = stores
     agent = await attach(identity)
     turn = new_turn(agent, created_at=later() + timedelta(minutes=1))
@@ -240,7 +246,7 @@ async def test_a_turn_that_comes_late_does_not_make_its_session_older(stores: St
 
 
 async def test_a_session_is_found_by_id_or_handle(stores: Stores) -> None:
-    """An id goes before a handle that looks like it; of several with one handle the latest is found."""
+    """An id takes precedence over an equal handle. Of several sessions with one handle, the latest is found."""
     identity, store = stores
     agent = await attach(identity)
     sibling, other = new_agent(agent.org_id), await attach(identity)
@@ -256,8 +262,8 @@ async def test_a_session_is_found_by_id_or_handle(stores: Stores) -> None:
     assert ids == [session_of(first), session_of(second), session_of(disguised), None, None]
 
 
-async def test_another_organizations_session_is_not_found(stores: Stores) -> None:
-    """Neither it nor its turns, though the id is right."""
+async def test_a_session_of_another_organization_is_not_found(stores: Stores) -> None:
+    """Its turns are not found either, even with the right id."""
     identity, store = stores
     ours, theirs = await attach(identity), await attach(identity)
     turn = new_turn(theirs)
@@ -266,16 +272,16 @@ async def test_another_organizations_session_is_not_found(stores: Stores) -> Non
     assert await store.turns(ours.org_id, session_of(turn)) == []
 
 
-async def test_an_empty_batch_is_nothing(stores: Stores) -> None:
-    """No error, no session."""
+async def test_an_empty_batch_has_no_effect(stores: Stores) -> None:
+    """It raises no error and creates no session."""
     identity, store = stores
     agent = await attach(identity)
     await store.append([])
     assert await store.sessions(agent.org_id, 10) == []
 
 
-async def test_batches_that_arrive_at_once_are_counted_once(stores: Stores) -> None:
-    """Several writers with overlapping batches over the same sessions: every turn once, indices without gaps."""
+async def test_concurrent_overlapping_batches_count_each_turn_once(stores: Stores) -> None:
+    """Several writers share sessions. Indices have no gaps."""
     identity, store = stores
     agent = await attach(identity)
     turns = [new_turn(agent, f"s{n % 3}", request_id=uuid4()) for n in range(30)]
@@ -288,7 +294,7 @@ async def test_batches_that_arrive_at_once_are_counted_once(stores: Stores) -> N
     assert sum(session.turn_count for session in await store.sessions(agent.org_id, 10)) == 30
 
 
-async def test_a_response_on_record_is_found_by_its_id(stores: Stores) -> None:
+async def test_a_recorded_response_is_found_by_its_id(stores: Stores) -> None:
     """Only its organization finds it. The agent, the session and the provider are those of the turn."""
     identity, store = stores
     agent, other = await attach(identity), await attach(identity)

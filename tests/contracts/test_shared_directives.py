@@ -1,4 +1,4 @@
-"""What every cache of directives keeps: ``domain.shared_directives.SharedDirectives``."""
+"""The contract of ``SharedDirectives``, the shared cache of directives."""
 
 from __future__ import annotations
 
@@ -37,44 +37,44 @@ async def shared(request: pytest.FixtureRequest) -> AsyncIterator[SharedDirectiv
 
 
 @pytest.mark.parametrize("kept", [FOUND, SharedDirective(None)])
-async def test_what_was_put_comes_back_under_its_epoch(shared: SharedDirectives, kept: SharedDirective) -> None:
-    """A directive with all it has, and that there is none."""
+async def test_a_stored_directive_is_found_under_its_epoch(shared: SharedDirectives, kept: SharedDirective) -> None:
+    """The cache also stores that an agent has no directive."""
     await shared.put(ORG, AGENT, EPOCH, kept)
     assert await shared.get(ORG, AGENT, EPOCH) == kept
 
 
 @pytest.mark.parametrize("other", [LATER, ""])
-async def test_under_another_epoch_there_is_nothing(shared: SharedDirectives, other: str) -> None:
-    """A change was made since: a directive that was read before it is not served after it."""
+async def test_a_directive_is_not_found_under_another_epoch(shared: SharedDirectives, other: str) -> None:
+    """A new epoch means a change, so a directive read before it is not served."""
     await shared.put(ORG, AGENT, EPOCH, FOUND)
     assert await shared.get(ORG, AGENT, other) is None
 
 
-async def test_every_agent_has_its_own(shared: SharedDirectives) -> None:
-    """And every organization."""
+async def test_a_directive_is_not_found_for_another_agent(shared: SharedDirectives) -> None:
+    """Another organization does not find it either."""
     await shared.put(ORG, AGENT, EPOCH, FOUND)
     assert await shared.get(ORG, uuid4(), EPOCH) is None
     assert await shared.get(uuid4(), AGENT, EPOCH) is None
 
 
-async def test_the_last_one_put_counts(shared: SharedDirectives) -> None:
-    """Whatever was there before."""
+async def test_a_put_overwrites_the_previous_entry(shared: SharedDirectives) -> None:
+    """A later get returns the latest entry."""
     await shared.put(ORG, AGENT, EPOCH, FOUND)
     await shared.put(ORG, AGENT, EPOCH, SharedDirective(None))
     assert await shared.get(ORG, AGENT, EPOCH) == SharedDirective(None)
 
 
-async def test_where_nothing_is_kept_nothing_is_found() -> None:
-    """A process that is alone has no others."""
+async def test_a_disabled_cache_finds_nothing() -> None:
+    """A single process shares its entries with no other."""
     none = NoSharedDirectives()
     await none.put(ORG, AGENT, EPOCH, FOUND)
     assert await none.get(ORG, AGENT, EPOCH) is None
 
 
 @pytest.mark.integration
-async def test_redis_out_of_reach_is_passed_over() -> None:
-    """Neither way raises."""
-    with socket.socket() as silent:  # bound, so that nobody else listens there
+async def test_an_unreachable_redis_is_a_miss() -> None:
+    """Neither put nor get raises."""
+    with socket.socket() as silent:  # bound, so that nothing else listens there
         silent.bind(("127.0.0.1", 0))
         worker = RedisWorker(f"redis://127.0.0.1:{silent.getsockname()[1]}")
         await worker.directives.put(ORG, AGENT, EPOCH, FOUND)
@@ -84,8 +84,8 @@ async def test_redis_out_of_reach_is_passed_over() -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("junk", [b"", b"junk", b"\x01" + bytes(200)])
-async def test_what_an_intruder_writes_is_a_miss(redis_url: str, junk: bytes) -> None:
-    """It is counted, fetched from the source and written over."""
+async def test_a_forged_entry_is_a_miss(redis_url: str, junk: bytes) -> None:
+    """The worker counts the unverified entry, and the next put overwrites it."""
     worker = RedisWorker(redis_url)
     await worker.directives.put(ORG, AGENT, EPOCH, FOUND)
     with Redis.from_url(redis_url) as intruder:
@@ -100,8 +100,8 @@ async def test_what_an_intruder_writes_is_a_miss(redis_url: str, junk: bytes) ->
 
 
 @pytest.mark.integration
-async def test_an_entry_that_is_copied_elsewhere_is_a_miss(redis_url: str) -> None:
-    """From one agent to another, from one epoch to a later one, or back after its lifetime."""
+async def test_a_copied_entry_is_a_miss(redis_url: str) -> None:
+    """An entry is not valid for another agent or a later epoch, nor after its lifetime."""
     worker, other = RedisWorker(redis_url), uuid4()
     with Redis.from_url(redis_url) as intruder:
         await worker.directives.put(ORG, AGENT, EPOCH, FOUND)
@@ -122,8 +122,8 @@ async def test_an_entry_that_is_copied_elsewhere_is_a_miss(redis_url: str) -> No
 
 
 @pytest.mark.integration
-async def test_what_is_kept_in_redis_expires(redis_url: str) -> None:
-    """With its minute."""
+async def test_an_entry_in_redis_expires(redis_url: str) -> None:
+    """Its time to live is at most one minute."""
     worker = RedisWorker(redis_url)
     await worker.directives.put(ORG, AGENT, EPOCH, FOUND)
     with Redis.from_url(redis_url) as client:

@@ -1,4 +1,4 @@
-"""The contract of every shared cache of responses: ``domain.record.received_responses.SharedResponses``."""
+"""The contract of ``SharedResponses``, the shared cache of received responses."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ async def test_a_stored_response_is_found(shared: SharedResponses, response: Rec
     assert await shared.get(response.org_id, response.id) == response
 
 
-async def test_others_are_not_found(shared: SharedResponses) -> None:
-    """A response is found neither by another id nor by another organization."""
+async def test_a_response_is_found_only_by_its_own_id_and_organization(shared: SharedResponses) -> None:
+    """Another id and another organization return None."""
     await shared.put(RESPONSE)
     assert await shared.get(RESPONSE.org_id, "resp_2") is None
     assert await shared.get(uuid4(), RESPONSE.id) is None
 
 
-async def test_without_a_shared_memory_nothing_is_found() -> None:
+async def test_a_disabled_cache_finds_nothing() -> None:
     """The result is None, not an error."""
     none = NoSharedResponses()
     await none.put(RESPONSE)
@@ -58,8 +58,8 @@ async def test_without_a_shared_memory_nothing_is_found() -> None:
 
 
 @pytest.mark.integration
-async def test_without_an_answer_of_redis_nothing_is_certain() -> None:
-    """A lookup raises an error. Storing does not."""
+async def test_a_lookup_raises_if_redis_does_not_answer() -> None:
+    """Storing a response does not raise."""
     with socket.socket() as silent:  # bound, so that nothing else listens there
         silent.bind(("127.0.0.1", 0))
         worker = RedisWorker(f"redis://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.1)
@@ -70,7 +70,7 @@ async def test_without_an_answer_of_redis_nothing_is_certain() -> None:
 
 
 @pytest.mark.integration
-async def test_an_entry_that_was_forged_or_moved_is_not_used(redis_url: str) -> None:
+async def test_a_forged_or_moved_entry_is_ignored(redis_url: str) -> None:
     """Only a holder of the key can write an entry. Entries expire."""
     worker = RedisWorker(redis_url)
     await worker.responses.put(RESPONSE)

@@ -1,4 +1,4 @@
-"""What every ``TokenVerifier`` promises: at the source, and over gRPC."""
+"""The contract of ``TokenVerifier``, in process and over gRPC."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def identity() -> Identity:
-    """What is verified."""
+    """An organization with an agent and tokens."""
     return await Identity.settled()
 
 
@@ -41,14 +41,14 @@ async def verifier(request: pytest.FixtureRequest, identity: Identity) -> AsyncI
 
 
 async def refuses(verifier: TokenVerifier, token: PersonalAccessToken) -> None:
-    """Assert that a token is refused, in the words of every refusal."""
+    """Assert that a token is refused with the message of every refusal."""
     with pytest.raises(InvalidTokenError) as raised:
         await verifier.verify(token)
     assert str(raised.value) == InvalidTokenError.default_message
 
 
-async def test_a_live_token_is_its_principal(verifier: TokenVerifier, identity: Identity) -> None:
-    """Everything that the grant and the organization say, what remains of its life, and nothing else."""
+async def test_a_live_token_returns_its_principal(verifier: TokenVerifier, identity: Identity) -> None:
+    """The principal contains the grant, the organization's rate limit and the remaining lifetime."""
     user = await identity.manage.create_user(identity.org.id, "ada@example.com")
     expires_at = identity.clock.now() + timedelta(days=400, milliseconds=7)
     grant = TokenGrant("x", ADMIN, user.id, identity.agent.id, expires_at)
@@ -63,8 +63,8 @@ async def test_a_live_token_is_its_principal(verifier: TokenVerifier, identity: 
 
 
 @pytest.mark.parametrize("bitmap", [0, 1 << 55, (1 << 56) - 1])
-async def test_permissions_come_bit_for_bit(verifier: TokenVerifier, identity: Identity, bitmap: int) -> None:
-    """Unassigned bits too."""
+async def test_permissions_are_returned_bit_for_bit(verifier: TokenVerifier, identity: Identity, bitmap: int) -> None:
+    """Unassigned bits are kept."""
     token = await identity.manage.create_token(identity.org.id, TokenGrant("x", permissions_of(bitmap)))
 
     permissions = (await verifier.verify(token)).value.permissions
@@ -74,16 +74,18 @@ async def test_permissions_come_bit_for_bit(verifier: TokenVerifier, identity: I
 
 
 @pytest.mark.parametrize("limit", [None, 0, 1, 2_147_483_647])
-async def test_a_limit_is_the_organizations_own(verifier: TokenVerifier, identity: Identity, limit: int | None) -> None:
-    """None where it sets none, which is not the 0 of unlimited."""
+async def test_the_principal_has_the_rate_limit_of_its_organization(
+    verifier: TokenVerifier, identity: Identity, limit: int | None
+) -> None:
+    """The limit is None if the organization sets none. Zero means unlimited."""
     organization = await identity.manage.create_organization("other", limit)
     token = await identity.manage.create_token(organization.id, TokenGrant("x", AGENT_DEFAULT))
 
     assert (await verifier.verify(token)).value.rate_limit_rpm == limit
 
 
-async def test_the_epoch_comes_with_the_principal(verifier: TokenVerifier, identity: Identity) -> None:
-    """It is there at the first time, stays while nothing changes, and is another one after a revocation."""
+async def test_the_result_contains_the_epoch(verifier: TokenVerifier, identity: Identity) -> None:
+    """The first result already has an epoch. A revocation replaces it, and it stays the same otherwise."""
     epochs = [(await verifier.verify(identity.token)).epoch for _ in range(2)]
     await identity.manage.revoke_token(identity.org.id, identity.admin.token_id)
     epochs += [(await verifier.verify(identity.token)).epoch for _ in range(2)]
@@ -93,13 +95,13 @@ async def test_the_epoch_comes_with_the_principal(verifier: TokenVerifier, ident
 
 
 async def test_an_unknown_token_is_refused(verifier: TokenVerifier, identity: Identity) -> None:
-    """And another secret under a known id."""
+    """A known id with another secret is refused too."""
     await refuses(verifier, PersonalAccessToken.issue(uuid4(), bytes(32)))
     await refuses(verifier, PersonalAccessToken.issue(identity.token.token_id, bytes(32)))
 
 
-async def test_a_revoked_token_is_refused_from_then_on(verifier: TokenVerifier, identity: Identity) -> None:
-    """And no other."""
+async def test_a_revoked_token_is_refused(verifier: TokenVerifier, identity: Identity) -> None:
+    """Other tokens of the organization stay valid."""
     await verifier.verify(identity.token)
     await identity.manage.revoke_token(identity.org.id, identity.token.token_id)
 
@@ -108,7 +110,7 @@ async def test_a_revoked_token_is_refused_from_then_on(verifier: TokenVerifier, 
 
 
 async def test_a_token_is_refused_from_its_expiry_on(verifier: TokenVerifier, identity: Identity) -> None:
-    """At that moment, not after it."""
+    """The token is valid until one microsecond before it expires."""
     expires_at = identity.clock.now() + timedelta(seconds=1)
     token = await identity.manage.create_token(identity.org.id, TokenGrant("x", ADMIN, expires_at=expires_at))
     identity.clock.advance(timedelta(microseconds=999_999))
@@ -118,8 +120,8 @@ async def test_a_token_is_refused_from_its_expiry_on(verifier: TokenVerifier, id
     await refuses(verifier, token)
 
 
-async def test_a_suspended_organizations_tokens_are_refused(verifier: TokenVerifier, identity: Identity) -> None:
-    """Until it is back."""
+async def test_tokens_of_a_suspended_organization_are_refused(verifier: TokenVerifier, identity: Identity) -> None:
+    """The tokens are valid again when the organization is active again."""
     await identity.manage.set_organization_status(identity.org.id, OrganizationStatus.SUSPENDED)
     await refuses(verifier, identity.token)
     await identity.manage.set_organization_status(identity.org.id, OrganizationStatus.ACTIVE)
@@ -127,8 +129,8 @@ async def test_a_suspended_organizations_tokens_are_refused(verifier: TokenVerif
     await verifier.verify(identity.token)
 
 
-async def test_a_lost_source_says_so(verifier: TokenVerifier, identity: Identity) -> None:
-    """As its own word, which is not an invalid token; the next request after it is back works."""
+async def test_an_unavailable_source_raises_its_own_error(verifier: TokenVerifier, identity: Identity) -> None:
+    """The error differs from an invalid token. The next request after the source recovers succeeds."""
     identity.store.error = ServiceDegradedError("canary")
     with pytest.raises(TokenSourceUnavailableError) as raised:
         await verifier.verify(identity.token)
@@ -139,7 +141,7 @@ async def test_a_lost_source_says_so(verifier: TokenVerifier, identity: Identity
 
 
 async def test_verifying_writes_nothing(verifier: TokenVerifier, identity: Identity) -> None:
-    """Neither a success nor a failure."""
+    """Neither an accepted nor a refused token changes the stored tokens."""
     before = await identity.manage.tokens(identity.org.id)
 
     await verifier.verify(identity.token)

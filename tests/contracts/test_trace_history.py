@@ -1,6 +1,6 @@
-"""What every ``records.TraceHistory`` answers about time, slowness and gaps, in memory and in ClickHouse.
+"""The contract of ``TraceHistory`` for timelines, slow requests and gaps, in memory and in ClickHouse.
 
-Tail and summary are asked for in ``test_trace_sink``.
+``test_trace_sink`` covers the tail and the summary.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def process_started(minutes_ago: float) -> UUID:
     return UUID(int=started_ms << 80 | 7 << 76 | 2 << 62 | uuid4().int & (1 << 62) - 1)
 
 
-async def test_the_timeline_is_a_span_in_slices(store: TraceStore) -> None:
-    """All of them, oldest first; another organization's requests and older ones are in none."""
+async def test_the_timeline_divides_its_span_into_slices(store: TraceStore) -> None:
+    """Slices are ordered by time. They contain neither older requests nor those of another organization."""
     batch = [
         *(traced(minutes, error_code="", input_tokens=10, output_tokens=1) for minutes in (1, 2, 14, 46, 61)),
         traced(47, error_code="PROVIDER_TIMEOUT", input_tokens=5, output_tokens=0),
@@ -75,16 +75,16 @@ async def test_the_timeline_is_a_span_in_slices(store: TraceStore) -> None:
     assert list(await store.timeline(uuid4(), HOUR, 3)) == [TimeSlice(0, 0, 0, 0)] * 3
 
 
-async def test_the_timeline_adds_up_to_the_summary(store: TraceStore) -> None:
-    """In however many slices."""
+async def test_the_timeline_adds_up_to_all_requests_of_the_span(store: TraceStore) -> None:
+    """The number of slices does not change the sum."""
     await store.write([traced(minutes) for minutes in range(1, 59)], "a-batch")
 
     for slices in (1, 7, 48):
         assert sum(one.requests for one in await store.timeline(ORG, HOUR, slices)) == 58
 
 
-async def test_a_row_counts_as_many_requests_as_it_stands_for(store: TraceStore) -> None:
-    """In the timeline and the summary; for its process it is one number."""
+async def test_a_row_counts_the_requests_that_it_represents(store: TraceStore) -> None:
+    """The timeline and the summary count all of them. For its process the row is one number."""
     process = process_started(30)
     refused = traced(2, error_code="RATE_LIMITED", emitter_id=process, emitter_seq=1, is_complete=False, repeated=1_000)
     fine = traced(1, error_code="", emitter_id=process, emitter_seq=2)
@@ -98,8 +98,8 @@ async def test_a_row_counts_as_many_requests_as_it_stands_for(store: TraceStore)
     assert [one.repeated for one in await store.tail(ORG, 10)] == [1_000, 1]
 
 
-async def test_the_slowest_come_first(store: TraceStore) -> None:
-    """By the whole request, no more than asked for, within the span and of the organization."""
+async def test_the_slowest_requests_come_first(store: TraceStore) -> None:
+    """The total latency decides. The list is limited by number, span and organization."""
     durations = (5.0, 9.0, 1.0, 7.0)
     traces = [traced(total_latency_ms=duration) for duration in durations]
     others = [traced(90, total_latency_ms=100.0), traced(org_id=uuid4(), total_latency_ms=100.0)]
@@ -110,8 +110,8 @@ async def test_the_slowest_come_first(store: TraceStore) -> None:
     assert list(await store.slow(uuid4(), HOUR, 10)) == []
 
 
-async def test_a_process_without_gaps(store: TraceStore) -> None:
-    """It numbers through all organizations, in whatever order batches come."""
+async def test_a_process_without_gaps_has_no_missing_numbers(store: TraceStore) -> None:
+    """Its numbers continue across organizations, in any order of batches."""
     process = process_started(30)
     traces = [traced(20 - n, org_id=uuid4(), emitter_id=process, emitter_seq=n) for n in range(1, 11)]
     await store.write(traces[5:], "late")
@@ -123,10 +123,10 @@ async def test_a_process_without_gaps(store: TraceStore) -> None:
 
 
 @pytest.mark.parametrize(("numbers", "missing", "repeated"), [((1, 2, 5), 2, 0), ((3, 4), 2, 0), ((1, 2, 2, 3), 0, 1)])
-async def test_what_is_missing_or_there_twice_is_found(
+async def test_missing_and_repeated_numbers_are_counted(
     store: TraceStore, numbers: tuple[int, ...], missing: int, repeated: int
 ) -> None:
-    """In the middle; before the first, of a process that started in the span; and a number that comes again."""
+    """The first numbers of a process that started within the span count as missing too."""
     process = process_started(30)
     await store.write([traced(emitter_id=process, emitter_seq=number) for number in numbers], "a-batch")
 
@@ -136,8 +136,11 @@ async def test_what_is_missing_or_there_twice_is_found(
     assert (found.missing, found.repeated) == (missing, repeated)
 
 
-async def test_a_span_cuts_no_gap_into_a_process(store: TraceStore) -> None:
-    """One that started before it is counted from its first number in it, also where long requests reach into it."""
+async def test_the_start_of_the_span_creates_no_gap(store: TraceStore) -> None:
+    """A process that started earlier is counted from its first number in the span.
+
+    A long request may reach into the span.
+    """
     process = process_started(300)
     before = [traced(200 - n, emitter_id=process, emitter_seq=n) for n in range(1, 100)]
     long = traced(80, took_minutes=70, emitter_id=process, emitter_seq=102)
@@ -150,8 +153,8 @@ async def test_a_span_cuts_no_gap_into_a_process(store: TraceStore) -> None:
     assert (found.first, found.last, found.rows, found.missing) == (101, 103, 3, 0)
 
 
-async def test_what_recovery_settled_is_counted_whole(store: TraceStore) -> None:
-    """Its process started in the span, though what it settled was requested and broke off before."""
+async def test_recovered_requests_count_for_their_process(store: TraceStore) -> None:
+    """The process started within the span, although the recovered requests are older."""
     process = process_started(10)
     traces = [traced(minutes, emitter_id=process, emitter_seq=n) for n, minutes in ((1, 59), (2, 120), (3, 61))]
     await store.write(traces, "a-batch")
@@ -161,8 +164,8 @@ async def test_what_recovery_settled_is_counted_whole(store: TraceStore) -> None
     assert (found.first, found.last, found.rows, found.missing) == (1, 3, 3, 0)
 
 
-async def test_the_process_that_was_heard_of_last_comes_first(store: TraceStore) -> None:
-    """One that completed nothing in the span is not there."""
+async def test_processes_are_ordered_by_their_latest_request(store: TraceStore) -> None:
+    """A process without a completed request in the span is not listed."""
     processes = [process_started(100) for _ in range(3)]
     traces = [traced(ago, emitter_id=p, emitter_seq=1) for p, ago in zip(processes, (30, 90, 3), strict=True)]
     await store.write(traces, "a-batch")

@@ -1,4 +1,4 @@
-"""What every store of traces keeps: ``traces.TraceSink`` and ``records.TraceHistory``, in memory and in ClickHouse."""
+"""The contract of ``TraceSink`` and ``TraceHistory``, in memory and in ClickHouse."""
 
 from __future__ import annotations
 
@@ -58,29 +58,29 @@ def traced(exchange: Exchange, *, minutes_ago: float = 1, **changes: Any) -> Tra
     return replace(trace, **{**own, **changes})
 
 
-async def test_a_trace_comes_back_in_every_field(store: TraceStore) -> None:
-    """To the microsecond, with ids, flags and texts as they went in."""
+async def test_a_trace_is_stored_with_every_field(store: TraceStore) -> None:
+    """Times keep their microseconds, and ids, flags and texts are equal."""
     trace = traced(an_exchange())
     await store.write([trace], "a-batch")
     assert list(await store.tail(ORG, 10)) == [trace]
 
 
-async def test_a_refused_request_comes_back_too(store: TraceStore) -> None:
-    """What the request never had is empty or nil."""
+async def test_a_refused_request_is_stored(store: TraceStore) -> None:
+    """Fields that the request never had are empty or nil."""
     trace = traced(a_refusal(), error_code="AGENT_NOT_AUTHORIZED")
     await store.write([trace], "a-batch")
     assert list(await store.tail(ORG, 10)) == [trace]
 
 
-async def test_texts_survive_whatever_is_in_them(store: TraceStore) -> None:
-    """Quotes, tabs, newlines, NUL and any script are values, never syntax."""
+async def test_texts_with_special_characters_are_stored_unchanged(store: TraceStore) -> None:
+    """Quotes, tabs, newlines, NUL and all scripts are values, never syntax."""
     trace = traced(an_exchange(), model="mo'del\\\t\"\n`;--\x00 \u00e9\u4e2d\U0001f9ca", finish_reason=" stop ")
     await store.write([trace], "a-batch'; --")
     assert list(await store.tail(ORG, 10)) == [trace]
 
 
-async def test_the_largest_numbers_fit(store: TraceStore) -> None:
-    """Counts up to what the domain lets through, durations of days with their microseconds."""
+async def test_the_largest_numbers_are_stored(store: TraceStore) -> None:
+    """Counts have the maximum of the domain, and durations are days with microseconds."""
     most = (1 << 31) - 1
     trace = traced(
         an_exchange(),
@@ -95,38 +95,38 @@ async def test_the_largest_numbers_fit(store: TraceStore) -> None:
     assert list(await store.tail(ORG, 10)) == [trace]
 
 
-async def test_a_batch_that_is_written_again_counts_once(store: TraceStore) -> None:
-    """The same members under the same token, however often."""
+async def test_a_repeated_batch_counts_once(store: TraceStore) -> None:
+    """The batch has the same members and token each time."""
     batch = [traced(an_exchange(), emitter_seq=n) for n in range(1, 4)]
     for _ in range(3):
         await store.write(batch, "a-batch")
     assert len(await store.tail(ORG, 100)) == 3
 
 
-async def test_equal_rows_under_other_tokens_count_each(store: TraceStore) -> None:
-    """The token decides, not the content: two batches may look alike."""
+async def test_equal_rows_with_different_tokens_count_separately(store: TraceStore) -> None:
+    """The token identifies a batch, not its content."""
     batch = [traced(an_exchange())]
     for token in ("a-batch", "another-batch"):
         await store.write(batch, token)
     assert len(await store.tail(ORG, 100)) == 2
 
 
-async def test_a_batch_over_the_turn_of_a_month_counts_once(store: TraceStore) -> None:
-    """Also where its rows belong to different partitions."""
+async def test_a_repeated_batch_across_months_counts_once(store: TraceStore) -> None:
+    """Its rows belong to different partitions."""
     batch = [traced(an_exchange(), minutes_ago=minutes) for minutes in (1, 60 * 24 * 40)]
     for _ in range(2):
         await store.write(batch, "a-batch")
     assert len(await store.tail(ORG, 100)) == 2
 
 
-async def test_an_empty_batch_is_nothing(store: TraceStore) -> None:
-    """It is taken and leaves no trace."""
+async def test_an_empty_batch_stores_nothing(store: TraceStore) -> None:
+    """It raises no error."""
     await store.write([], "a-batch")
     assert list(await store.tail(ORG, 10)) == []
 
 
-async def test_the_tail_is_the_latest_oldest_first(store: TraceStore) -> None:
-    """In the order of the requests, whatever the order of the batches; never more than the limit."""
+async def test_the_tail_contains_the_latest_requests_in_order(store: TraceStore) -> None:
+    """The time of the requests decides, not the order of batches. The limit is never exceeded."""
     traces = [traced(an_exchange(), minutes_ago=minutes, emitter_seq=10 - minutes) for minutes in (5, 4, 3, 2, 1)]
     await store.write(traces[3:], "late")
     await store.write(traces[:3], "early")
@@ -136,8 +136,10 @@ async def test_the_tail_is_the_latest_oldest_first(store: TraceStore) -> None:
 
 @pytest.mark.parametrize("minutes_ago", [0, 90, 60 * 24 * 3, 60 * 24 * 80])
 @pytest.mark.parametrize("has_time_in_it", [True, False])
-async def test_a_trace_is_found_by_its_request(store: TraceStore, minutes_ago: float, *, has_time_in_it: bool) -> None:
-    """However long ago, and whether its id tells when or not."""
+async def test_a_trace_is_found_by_its_request_id(
+    store: TraceStore, minutes_ago: float, *, has_time_in_it: bool
+) -> None:
+    """Its age does not matter, nor whether the id contains a time."""
     asked_ms = int((datetime.now(UTC) - timedelta(minutes=minutes_ago)).timestamp() * 1_000)
     request_id = UUID(int=asked_ms << 80 | 7 << 76 | 2 << 62 | 5) if has_time_in_it else uuid4()
     trace = traced(an_exchange(), minutes_ago=minutes_ago, request_id=request_id)
@@ -148,8 +150,8 @@ async def test_a_trace_is_found_by_its_request(store: TraceStore, minutes_ago: f
 
 
 @pytest.mark.parametrize("made_ms", [0, (1 << 48) - 1])
-async def test_a_request_is_found_though_its_id_tells_a_wrong_time(store: TraceStore, made_ms: int) -> None:
-    """A client's clock, and its ids, may say anything."""
+async def test_a_request_is_found_if_its_id_contains_a_wrong_time(store: TraceStore, made_ms: int) -> None:
+    """A client's clock and ids are not reliable."""
     trace = traced(an_exchange(), request_id=UUID(int=made_ms << 80 | 7 << 76 | 2 << 62 | 5))
     await store.write([trace], "a-batch")
     assert await store.find(ORG, trace.request_id) == [trace]
@@ -157,7 +159,7 @@ async def test_a_request_is_found_though_its_id_tells_a_wrong_time(store: TraceS
 
 @pytest.mark.parametrize("has_time_in_it", [True, False])
 async def test_all_requests_with_one_id_are_found(store: TraceStore, *, has_time_in_it: bool) -> None:
-    """Clients may use an id twice; the latest comes first, and nobody else's request does."""
+    """Clients may reuse an id. The latest request comes first, and requests with other ids are not found."""
     now_ms = int(datetime.now(UTC).timestamp() * 1_000)
     request_id = UUID(int=now_ms << 80 | 7 << 76 | 2 << 62 | 7) if has_time_in_it else uuid4()
     traces = [
@@ -168,15 +170,15 @@ async def test_all_requests_with_one_id_are_found(store: TraceStore, *, has_time
     assert await store.find(ORG, request_id) == [traces[0], traces[2], traces[1]]
 
 
-async def test_a_trace_is_found_by_its_checkpoint(store: TraceStore) -> None:
-    """That is what a session shows of a turn whose request id an earlier one has."""
+async def test_a_trace_is_found_by_its_checkpoint_id(store: TraceStore) -> None:
+    """A session shows the checkpoint id of a turn if an earlier turn has its request id."""
     trace = traced(an_exchange())
     await store.write([trace, traced(an_exchange(id=uuid4(), request_id=uuid4()))], "a-batch")
     assert await store.find(ORG, trace.checkpoint_id) == [trace]
 
 
-async def test_the_tail_reaches_back_as_far_as_it_must(store: TraceStore) -> None:
-    """Over hours and days, where little has happened since."""
+async def test_the_tail_searches_back_until_its_limit_is_reached(store: TraceStore) -> None:
+    """It covers days or months if few requests are recent."""
     day = 24 * 60
     traces = [traced(an_exchange(), minutes_ago=minutes) for minutes in (60 * day, 3 * day, day / 2, 90, 5)]
     await store.write(traces, "a-batch")
@@ -184,8 +186,8 @@ async def test_the_tail_reaches_back_as_far_as_it_must(store: TraceStore) -> Non
         assert list(await store.tail(ORG, limit)) == traces[-limit:]
 
 
-async def test_traces_are_found_by_when_they_were_inserted(store: TraceStore) -> None:
-    """However long ago they were requested, and however many there are; another organization's are not."""
+async def test_traces_are_found_by_their_time_of_insertion(store: TraceStore) -> None:
+    """The age and number of requests do not matter. Traces of another organization are not found."""
     early = [traced(an_exchange(), minutes_ago=minutes) for minutes in (3, 2, 1)]
     late = [traced(an_exchange(), minutes_ago=minutes) for minutes in (60 * 24 * 10, 5, *([0.5] * 120))]
     began = await store.now()
@@ -203,8 +205,8 @@ async def test_traces_are_found_by_when_they_were_inserted(store: TraceStore) ->
     assert times[-1] <= await store.now()
 
 
-async def test_an_organization_sees_only_its_own(store: TraceStore) -> None:
-    """Neither tail nor summary holds a row of another's."""
+async def test_an_organization_sees_only_its_own_traces(store: TraceStore) -> None:
+    """Neither the tail nor the summary contains a row of another organization."""
     await store.write([traced(an_exchange(), org_id=uuid4()), traced(an_exchange())], "a-batch")
     assert [trace.org_id for trace in await store.tail(ORG, 10)] == [ORG]
     assert [row.requests for row in await store.summary(ORG, HOUR)] == [1]
@@ -212,7 +214,7 @@ async def test_an_organization_sees_only_its_own(store: TraceStore) -> None:
 
 
 async def test_the_summary_counts_by_model_and_provider(store: TraceStore) -> None:
-    """Most requests first, then by name; errors and tokens are added up."""
+    """Rows are ordered by requests, then by name. Errors and tokens are summed."""
     ok = an_exchange()
     batch = [
         traced(ok, model="b"),
@@ -232,8 +234,8 @@ async def test_the_summary_counts_by_model_and_provider(store: TraceStore) -> No
     assert (rows[0].input_tokens, rows[0].output_tokens) == (22, 14)
 
 
-async def test_percentiles_are_over_complete_requests(store: TraceStore) -> None:
-    """Interpolated between neighbours; what failed does not count into them."""
+async def test_percentiles_cover_only_complete_requests(store: TraceStore) -> None:
+    """They are interpolated between neighbours."""
     batch = [
         traced(an_exchange(), provider_ttfb_ms=n * 1.0, total_latency_ms=n * 10.0, proxy_overhead_ms=n / 10)
         for n in range(1, 102)
@@ -249,14 +251,14 @@ async def test_percentiles_are_over_complete_requests(store: TraceStore) -> None
     assert row.overhead_p99_ms == pytest.approx(10.0)
 
 
-async def test_percentiles_of_nothing_are_zero(store: TraceStore) -> None:
+async def test_percentiles_without_complete_requests_are_zero(store: TraceStore) -> None:
     """A model with failures only has counts and no durations."""
     await store.write([traced(a_refusal(), model="gpt-4o", error_code="RATE_LIMITED")], "a-batch")
     assert list(await store.summary(ORG, HOUR)) == [ModelSummary("gpt-4o", "", 1, 1, 0, 0, *[0.0] * 7)]
 
 
 async def test_the_summary_covers_its_span_only(store: TraceStore) -> None:
-    """What is older does not count."""
+    """Older requests do not count."""
     await store.write([traced(an_exchange(), minutes_ago=30), traced(an_exchange(), minutes_ago=90)], "a-batch")
     assert [row.requests for row in await store.summary(ORG, HOUR)] == [1]
     assert [row.requests for row in await store.summary(ORG, 2 * HOUR)] == [2]

@@ -1,4 +1,4 @@
-"""What the tests of a module break together: a proxy between clients and a provider that misbehave."""
+"""Fixtures of the fault tests: a proxy between misbehaving clients and a misbehaving provider."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shared_proxy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def proxy(shared_proxy: Loopback) -> Iterator[Loopback]:
-    """The module's proxy, for one test: afterwards the next request is served as well, without a restart."""
+    """The module's proxy for one test. Afterwards it must serve the next request without a restart."""
     shared_proxy.provider.requests.clear()
     yield shared_proxy
     shared_proxy.assert_healthy()

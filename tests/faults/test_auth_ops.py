@@ -1,4 +1,4 @@
-"""Auth's port for health and metrics shares an event loop with gRPC: nobody may hold it up there (ADR 0037)."""
+"""Auth serves health and metrics on the event loop of gRPC: no client may block it (ADR 0037)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ TRAILERS = b"GET /health HTTP/1.1\r\nhost: ibex.test\r\ntransfer-encoding: chunk
 MOST = 64 << 20
 
 
-def test_trailers_without_end_on_the_operations_port(
+def test_endless_trailers_on_the_operations_port_close_their_connection(
     module_postgres: PostgresDatabase, module_clickhouse: ClickHouseDatabase, redis_url: str, tmp_path: Path
 ) -> None:
-    """Each connection that sends them is closed; others are served meanwhile, as fast as ever. Nothing is recorded."""
+    """Other clients get their responses without delay meanwhile."""
     production = Production.over(module_postgres, module_clickhouse, redis_url, tmp_path)
     try:
         auth = production.start_auth()

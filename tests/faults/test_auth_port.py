@@ -1,4 +1,4 @@
-"""Attacks on auth's gRPC port by clients without a credential: validation goes on for everybody else."""
+"""Attacks on auth's gRPC port by clients without a credential. Validation continues for connected proxies."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ HEALTH = "/grpc.health.v1.Health"
 def auth(
     module_postgres: PostgresDatabase, module_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AuthPort]:
-    """One process for all tests: each finds it as the one before has left it."""
+    """One process for all tests of the module."""
     folder = tmp_path_factory.mktemp("auth")
     limit = {"IBEX_HEADER_TIMEOUT": str(PROVE_WITHIN_S)}
     with AuthPort.running(module_postgres, module_redis.url, folder, **limit) as running:
@@ -77,8 +77,8 @@ def closed(connection: Any) -> bool:
     return True
 
 
-async def test_more_silent_connections_than_descriptors(auth: AuthPort) -> None:
-    """The oldest give way. A connected proxy keeps its connection, a new one gets one, and no call is counted."""
+async def test_silent_connections_beyond_the_limit_close_the_oldest(auth: AuthPort) -> None:
+    """A connected proxy stays connected, a new proxy can connect, and no call is counted for a silent connection."""
     async with auth.proxy() as connected:
         await auth.validates(connected)
         before = auth.calls()
@@ -95,8 +95,8 @@ async def test_more_silent_connections_than_descriptors(auth: AuthPort) -> None:
     assert {key: after[key] - before.get(key, 0) for key in after} == {("ValidateToken", "OK"): 6}
 
 
-async def test_connections_that_make_no_call(auth: AuthPort) -> None:
-    """Each is closed after ``IBEX_HEADER_TIMEOUT``; a proxy that is idle for as long stays connected."""
+async def test_connections_without_a_call_are_closed(auth: AuthPort) -> None:
+    """Each is closed after ``IBEX_HEADER_TIMEOUT``. An idle proxy stays connected."""
     async with auth.proxy() as idle:
         with ExitStack() as held:
             silent = {name: held.enter_context(auth.connect(sent)) for name, sent in WITHOUT_A_CALL.items()}
@@ -106,8 +106,8 @@ async def test_connections_that_make_no_call(auth: AuthPort) -> None:
     assert open_after == []
 
 
-async def test_many_health_watches_on_one_connection(auth: AuthPort) -> None:
-    """Each is UNIMPLEMENTED at once. None takes a place, and the connection is closed after some."""
+async def test_health_watches_are_unimplemented(auth: AuthPort) -> None:
+    """None occupies a call slot, and auth closes the connection after a number of them."""
     request = health_pb2.HealthCheckRequest().SerializeToString()
 
     async def watch(channel: grpc.aio.Channel) -> Any:
@@ -124,8 +124,8 @@ async def test_many_health_watches_on_one_connection(auth: AuthPort) -> None:
 
 
 @pytest.mark.parametrize("method", ["ValidateToken", "ValidateAgent"])
-async def test_calls_without_the_credential_that_send_no_message(auth: AuthPort, method: str) -> None:
-    """They are refused before anything of them is read, and take no place of a proxy."""
+async def test_calls_without_the_credential_fail_before_their_message(auth: AuthPort, method: str) -> None:
+    """Auth refuses them before it reads a message, and they occupy no slot of a proxy."""
     async with auth.proxy() as connected, auth.unauthenticated() as channel:
         call: Any = channel.stream_unary(f"{SERVICE}/{method}")
         calls = [outcome(call(no_message(), timeout=WAIT_S)) for _ in range(MAX_UNAUTHENTICATED_CALLS - 1)]
@@ -137,8 +137,8 @@ async def test_calls_without_the_credential_that_send_no_message(auth: AuthPort,
 
 
 @pytest.mark.parametrize("method", [f"{HEALTH}/Check", f"{SERVICE}/ListTokens"])
-async def test_unauthenticated_calls_that_send_no_message(auth: AuthPort, method: str) -> None:
-    """They wait, at most so many at a time. Validation, health checks and administration find theirs."""
+async def test_unauthenticated_calls_without_a_message_are_limited(auth: AuthPort, method: str) -> None:
+    """A limited number of them wait. Validation, health checks and administration are not blocked."""
     request = auth_pb2.ListTokensRequest(org_id=str(auth.org_id))
     async with auth.proxy() as connected, auth.unauthenticated() as another:
         channels = [grpc.aio.insecure_channel(f"127.0.0.1:{auth.port}") for _ in range(6)]
@@ -167,10 +167,13 @@ async def test_unauthenticated_calls_that_send_no_message(auth: AuthPort, method
     assert len(listed.tokens) == 2
 
 
-async def test_administration_that_hangs_takes_nothing_from_validation(
+async def test_blocked_administration_does_not_block_validation(
     auth: AuthPort, module_postgres: PostgresDatabase
 ) -> None:
-    """Changes wait for a lock: as many as may, the next is refused at once. Validation has its own connections."""
+    """Changes wait for a lock up to a limit, and auth refuses the next one at once.
+
+    Validation has its own connections.
+    """
     request = auth_pb2.CreateTokenRequest(org_id=str(auth.org_id), name="x")
     most = CallLimits().administration
     async with auth.proxy() as connected, auth.unauthenticated() as channel:
@@ -194,8 +197,8 @@ async def test_administration_that_hangs_takes_nothing_from_validation(
     assert len(hanging) >= most
 
 
-async def test_guessed_tokens_of_administrators(auth: AuthPort) -> None:
-    """Few are looked up at a time. An administrator that was verified lately is served meanwhile."""
+async def test_lookups_of_guessed_administrator_tokens_are_limited(auth: AuthPort) -> None:
+    """Auth still serves an administrator whose token it verified recently."""
     request = auth_pb2.ListTokensRequest(org_id=str(auth.org_id))
 
     def guess() -> Any:
@@ -215,8 +218,8 @@ async def test_guessed_tokens_of_administrators(auth: AuthPort) -> None:
     assert SERVICE_TOKEN not in "\n".join(auth.process.lines)
 
 
-async def test_watches_without_the_credential(auth: AuthPort) -> None:
-    """Each is refused before it is opened, takes no place of a worker's, and is counted."""
+async def test_watches_without_the_credential_are_refused(auth: AuthPort) -> None:
+    """Auth counts each refusal. The refused watches occupy no slot of a worker."""
     async with auth.proxy() as connected, auth.unauthenticated() as stranger:
         watch: Any = stranger.stream_stream(f"{SERVICE}/Watch")
         calls = [
@@ -237,7 +240,7 @@ async def test_watches_without_the_credential(auth: AuthPort) -> None:
 def relayed(
     module_postgres: PostgresDatabase, module_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[AuthPort, Relay]]:
-    """Another process, which reaches its PostgreSQL through a relay."""
+    """Another auth process, which connects to PostgreSQL through a relay."""
     folder = tmp_path_factory.mktemp("relayed")
     with Relay.running(module_postgres.socket) as postgres:
         url = f"postgresql://{AUTH_ROLE}@127.0.0.1:{postgres.port}/{module_postgres.name}"
@@ -246,8 +249,8 @@ def relayed(
 
 
 @pytest.mark.parametrize("how", ["cut", "stall"])
-async def test_auth_stays_in_service_without_postgresql(relayed: tuple[AuthPort, Relay], how: str) -> None:
-    """It is degraded and not unhealthy: proxies serve what they have cached on its word that PostgreSQL is gone."""
+async def test_auth_is_degraded_without_postgresql(relayed: tuple[AuthPort, Relay], how: str) -> None:
+    """Auth stays ready: proxies serve cached tokens because auth reports that PostgreSQL is unavailable."""
     auth, postgres = relayed
     unavailable = ("ValidateToken", "UNAVAILABLE")
     before = auth.calls().get(unavailable, 0)

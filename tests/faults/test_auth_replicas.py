@@ -1,4 +1,4 @@
-"""One of two auth replicas restarts, dies or freezes under load: no request of a known token fails (ADR 0046)."""
+"""One of two auth replicas restarts, dies or freezes under load. No request with a known token fails (ADR 0046)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def stack(
     module_redis: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[AuthReplicas]:
-    """Two replicas, and two workers that ask them."""
+    """Two auth replicas, and two workers that call them."""
     folder = tmp_path_factory.mktemp("replicas")
     with AuthReplicas.running(
         module_postgres, module_clickhouse, module_redis.url, folder, tokens=TOKENS, **PATIENCE
@@ -51,15 +51,15 @@ def _under_load(stack: AuthReplicas) -> Iterator[Load]:
 
 
 def _go_on(load: Load) -> None:
-    """Wait until more requests, sent from now on, are answered."""
+    """Wait until more requests that are sent from now on are answered."""
     since = time.monotonic()
     while load.statuses(since).total() < ASKED:
         assert time.monotonic() < since + WAIT_S
-        time.sleep(0.01)  # the other thread tells nobody
+        time.sleep(0.01)  # the other thread has no event to wait for
 
 
 def _wait_until_asked(stack: AuthReplicas, number: int) -> None:
-    """Wait until workers ask a replica again."""
+    """Wait until the workers call a replica again."""
     before, until = stack.validations(number), time.monotonic() + WAIT_S
     while stack.validations(number) <= before:
         assert time.monotonic() < until
@@ -67,8 +67,8 @@ def _wait_until_asked(stack: AuthReplicas, number: int) -> None:
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
-def test_a_replica_restarts(stack: AuthReplicas, by: signal.Signals) -> None:
-    """In good order, or after it was killed; the workers ask it again once it is back."""
+def test_no_request_fails_while_a_replica_restarts(stack: AuthReplicas, by: signal.Signals) -> None:
+    """The replica stops gracefully or is killed. The workers call it again afterwards."""
     with _under_load(stack) as load:
         began = time.monotonic()
         stack.restart(0, by)
@@ -77,8 +77,8 @@ def test_a_replica_restarts(stack: AuthReplicas, by: signal.Signals) -> None:
     assert set(load.statuses(began)) == {200}
 
 
-def test_a_replica_freezes(stack: AuthReplicas) -> None:
-    """Calls that are under way on it are made again on the other; the workers ask it again once it continues."""
+def test_no_request_fails_while_a_replica_is_frozen(stack: AuthReplicas) -> None:
+    """Workers retry pending calls on the other replica. They call the first one again once it continues."""
     with _under_load(stack) as load:
         began, asked = time.monotonic(), stack.validations(1)
         stack.freeze(0)

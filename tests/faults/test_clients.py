@@ -1,4 +1,4 @@
-"""Clients that go, stop reading, trickle or come in floods (docs/faults.md), through the whole proxy."""
+"""Clients that leave, stop reading, send slowly or send too many requests (docs/faults.md), through the whole proxy."""
 
 from __future__ import annotations
 
@@ -75,8 +75,10 @@ PHASES: dict[str, tuple[Script, bool]] = {
 
 @pytest.mark.parametrize("goes", [_close, _reset, _half_close])
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_client_that_goes(proxy: Loopback, phase: str, goes: Callable[[RawClient], None]) -> None:
-    """The provider's request is cancelled within a second, and the turn is on record as incomplete."""
+def test_a_client_that_leaves_cancels_its_provider_request(
+    proxy: Loopback, phase: str, goes: Callable[[RawClient], None]
+) -> None:
+    """The cancellation takes less than a second. The turn is recorded as incomplete."""
     script, streamed = PHASES[phase]
     proxy.provider.put(script)
     request_id = uuid4()
@@ -96,10 +98,10 @@ def test_a_client_that_goes(proxy: Loopback, phase: str, goes: Callable[[RawClie
 
 @pytest.mark.parametrize("goes", [_close, _reset])
 @pytest.mark.parametrize("kilobytes", [70, 300, 1_000])
-def test_a_client_that_goes_after_a_large_request(
+def test_a_client_that_leaves_after_a_large_request_is_detected(
     proxy: Loopback, kilobytes: int, goes: Callable[[RawClient], None]
 ) -> None:
-    """Its body has stopped the reading from the connection on the way, and its leaving is heard all the same."""
+    """IBEX paused reading from the connection because of the body, and detects the disconnect nevertheless."""
     proxy.provider.put((Silent(),))
     request_id = uuid4()
     words = [{"role": "user", "content": "word " * (kilobytes * 200)}]
@@ -107,7 +109,7 @@ def test_a_client_that_goes_after_a_large_request(
     with proxy.client() as client, proxy.client() as other:
         client.send(proxy.head(f"content-length: {len(body)}", request_id=request_id))
         other.send(b"GET /health HTTP/1.1\r\nhost: ibex.test\r\n\r\n")
-        other.read_head()  # so the head before it has been read, and somebody waits for the body
+        other.read_head()  # so the proxy has read the head before it, and waits for the body
         client.send(body)
         asked = proxy.provider.see(proxy.provider.request(1))
         left_at = time.monotonic()
@@ -117,8 +119,8 @@ def test_a_client_that_goes_after_a_large_request(
     assert (exchange.status, exchange.error_code) == GONE
 
 
-def test_a_client_that_goes_with_more_requests_behind_the_first(proxy: Loopback) -> None:
-    """They have stopped the reading too, and are not answered."""
+def test_a_client_that_leaves_with_pipelined_requests_is_detected(proxy: Loopback) -> None:
+    """The pipelined requests pause reading too. IBEX does not process them."""
     proxy.provider.put((Silent(),))
     request_id = uuid4()
     with proxy.client() as client:
@@ -134,8 +136,8 @@ def test_a_client_that_goes_with_more_requests_behind_the_first(proxy: Loopback)
     assert len(proxy.provider.requests) == 3
 
 
-def test_a_client_that_goes_while_it_is_tried_again(proxy: Loopback) -> None:
-    """There is no further try."""
+def test_a_client_that_leaves_before_the_response_causes_no_retry(proxy: Loopback) -> None:
+    """The provider gets no further attempt."""
     request_id = uuid4()
     proxy.provider.put((Silent(),))
     with proxy.client() as client:
@@ -147,8 +149,8 @@ def test_a_client_that_goes_while_it_is_tried_again(proxy: Loopback) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"{", b'{"model":'])
-def test_a_client_that_goes_within_its_body(proxy: Loopback, sent: bytes) -> None:
-    """The provider is never asked; the organization is known, so there is a trace."""
+def test_a_client_that_leaves_within_its_body_is_recorded(proxy: Loopback, sent: bytes) -> None:
+    """The provider gets no request. A trace exists because the organization is known."""
     request_id = uuid4()
     with proxy.client() as client:
         client.send(proxy.head("content-length: 100", request_id=request_id) + sent)
@@ -158,8 +160,8 @@ def test_a_client_that_goes_within_its_body(proxy: Loopback, sent: bytes) -> Non
     assert proxy.provider.requests == []
 
 
-def test_a_hundred_clients_that_go_at_once(proxy: Loopback) -> None:
-    """Each is recorded, and none leaves a connection to the provider behind."""
+def test_a_hundred_clients_that_leave_at_once_are_recorded(proxy: Loopback) -> None:
+    """No connection to the provider stays open."""
     ids = [uuid4() for _ in range(100)]
     proxy.provider.put(*[(Silent(),)] * len(ids))
     clients = []
@@ -174,8 +176,8 @@ def test_a_hundred_clients_that_go_at_once(proxy: Loopback) -> None:
         proxy.provider.see(asked.closed_at())
 
 
-def test_a_client_that_goes_after_its_answer_has_come(proxy: Loopback) -> None:
-    """Its turn is complete."""
+def test_a_client_that_leaves_after_its_response_has_a_complete_turn(proxy: Loopback) -> None:
+    """The response was sent before the client left."""
     request_id = uuid4()
     with proxy.client() as client:
         proxy.provider.put(completion("well"))
@@ -186,7 +188,7 @@ def test_a_client_that_goes_after_its_answer_has_come(proxy: Loopback) -> None:
 
 @pytest.fixture(scope="module")
 def stern_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    """A proxy with little patience and little room."""
+    """A proxy with short time limits and two slots."""
     settings = {
         "IBEX_HEADER_TIMEOUT": str(SILENCE_S),
         "IBEX_CLIENT_STALL_TIMEOUT": str(SILENCE_S),
@@ -199,7 +201,7 @@ def stern_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 
 @pytest.fixture
 def stern(stern_proxy: Loopback) -> Iterator[Loopback]:
-    """The same, for one test; afterwards the next request is served."""
+    """The same proxy for one test. Afterwards it must serve the next request."""
     stern_proxy.provider.requests.clear()
     yield stern_proxy
     stern_proxy.assert_healthy()
@@ -210,8 +212,8 @@ def _large_stream() -> tuple[Script, bytes]:
     return (*open_stream(), *[Send(chunked(event))] * MEGABYTES, *(Send(chunked(e)) for e in (*EVENTS, b""))), event
 
 
-def test_a_client_that_stops_reading(stern: Loopback) -> None:
-    """What it does not take is not read from the provider; then it is cut off, and the provider let go."""
+def test_a_client_that_stops_reading_is_disconnected(stern: Loopback) -> None:
+    """IBEX stops reading from the provider, then closes both connections."""
     script, event = _large_stream()
     request_id = uuid4()
     stern.provider.put(script)
@@ -225,15 +227,15 @@ def test_a_client_that_stops_reading(stern: Loopback) -> None:
     assert (exchange.status, exchange.error_code, exchange.is_complete) == (*GONE, False)
 
 
-def test_a_client_that_does_not_take_a_whole_answer(stern: Loopback) -> None:
-    """The turn is complete: the provider has said all; the connection is dropped with what waits in it."""
+def test_a_client_that_does_not_read_its_response_has_a_complete_turn(stern: Loopback) -> None:
+    """The provider has sent the whole response. IBEX drops the connection with the unread rest."""
     body = b'{"choices":[{}],"x":"' + b"x" * (32 << 20) + b'"}'
     request_id = uuid4()
     stern.provider.put(answer(200, body, JSON_TYPE))
     with stern.client(receive_buffer=1 << 14) as client:
         client.send(stern.chat(request_id=request_id))
         assert stern.record(request_id).status == 200
-        time.sleep(2.5 * SILENCE_S)  # what it is about: nothing is read for so long
+        time.sleep(2.5 * SILENCE_S)  # the fault: the client reads nothing for this long
         read = 0
         try:
             while part := client.socket.recv(1 << 20):
@@ -243,8 +245,8 @@ def test_a_client_that_does_not_take_a_whole_answer(stern: Loopback) -> None:
     assert read < len(body)
 
 
-def test_a_client_that_reads_slowly(stern: Loopback) -> None:
-    """Gets everything, however long it takes, as long as it reads at all; meanwhile the provider is slowed."""
+def test_a_client_that_reads_slowly_gets_the_whole_stream(stern: Loopback) -> None:
+    """The stall timeout does not apply while the client reads. Backpressure slows the provider."""
     script, event = _large_stream()
     stern.provider.put(script)
     with stern.client(receive_buffer=1 << 14) as client:
@@ -254,7 +256,7 @@ def test_a_client_that_reads_slowly(stern: Loopback) -> None:
         began, received = time.monotonic(), 0
         while time.monotonic() - began < 2 * SILENCE_S:
             received += len(next(chunks))
-            time.sleep(SILENCE_S / 5)  # its slowness
+            time.sleep(SILENCE_S / 5)  # the fault: the client reads slowly
         assert stern.provider.unsent_bytes > MEGABYTES * len(event) / 4
         received += sum(len(chunk) for chunk in chunks)
     exchange = stern.record(headers["x-request-id"])
@@ -263,8 +265,8 @@ def test_a_client_that_reads_slowly(stern: Loopback) -> None:
 
 
 @pytest.mark.parametrize("cut", [4, -2])
-def test_a_head_that_does_not_end(stern: Loopback, cut: int) -> None:
-    """Its connection is closed, others meanwhile served; nobody knows whose it was, so there is no record."""
+def test_an_incomplete_head_closes_its_connection(stern: Loopback, cut: int) -> None:
+    """Other clients are served meanwhile. The caller is unknown, so there is no record."""
     request_id = uuid4()
     with stern.client() as client:
         client.send(stern.head("content-length: 2", request_id=request_id)[:cut])
@@ -274,8 +276,8 @@ def test_a_head_that_does_not_end(stern: Loopback, cut: int) -> None:
 
 
 @pytest.mark.parametrize("framing", ["content-length: 10000", "transfer-encoding: chunked"])
-def test_a_body_that_does_not_end(stern: Loopback, framing: str) -> None:
-    """Its client is told so and its connection closed; on record as a refusal."""
+def test_an_incomplete_body_times_out(stern: Loopback, framing: str) -> None:
+    """The client gets 408, the connection closes, and the refusal is recorded."""
     request_id = uuid4()
     with stern.client() as client:
         client.send(stern.head(framing, request_id=request_id) + b"1\r\n{")
@@ -287,18 +289,18 @@ def test_a_body_that_does_not_end(stern: Loopback, framing: str) -> None:
     assert (exchange.status, exchange.error_code, exchange.reached_provider) == (408, "REQUEST_TIMEOUT", False)
 
 
-def test_a_kept_connection_may_wait_longer_than_a_head(stern: Loopback) -> None:
-    """Between two requests no head is late."""
+def test_a_kept_connection_may_idle_longer_than_the_header_timeout(stern: Loopback) -> None:
+    """The header timeout does not apply between two requests."""
     with stern.client() as client:
         for _ in range(2):
             stern.provider.put(completion("well"))
             client.send(stern.chat())
             assert client.response().body == completion_body("well")
-            time.sleep(1.2 * SILENCE_S)  # longer than a head may take
+            time.sleep(1.2 * SILENCE_S)  # longer than the header timeout
 
 
-def test_more_requests_than_there_is_room_for(stern: Loopback) -> None:
-    """One too many is told so at once, with when to come again; those that run are not disturbed."""
+def test_requests_beyond_the_concurrency_limit_get_503(stern: Loopback) -> None:
+    """The response has ``Retry-After`` and comes at once. Running requests continue."""
     gates = [Gate(), Gate()]
     running: list[RawClient] = []
     for number, gate in enumerate(gates, 1):
@@ -323,8 +325,8 @@ def test_more_requests_than_there_is_room_for(stern: Loopback) -> None:
     assert len(stern.provider.requests) == 2
 
 
-def test_more_requests_than_connections_to_the_provider(tmp_path: Path) -> None:
-    """A bounded number waits; who does not get one in time is told that the proxy is full, and is on record."""
+def test_requests_without_a_provider_connection_get_503(tmp_path: Path) -> None:
+    """A limited number of requests wait for a connection. Those that get none in time are recorded as refused."""
     with (
         ScriptedOpenAI.in_thread() as provider,
         Loopback.running(
@@ -352,7 +354,7 @@ def _stands_still(value: Callable[[], int]) -> int:
     """Return a value once it has not changed for a while."""
     last, since = value(), time.monotonic()
     while time.monotonic() - since < SILENCE_S / 4:
-        time.sleep(0.01)  # nobody tells
+        time.sleep(0.01)  # there is no event to wait for
         now = value()
         if now != last or not now:
             last, since = now, time.monotonic()

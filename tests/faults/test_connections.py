@@ -1,4 +1,4 @@
-"""Clients that hold connections, or send without end, through the whole proxy (ADR 0037)."""
+"""Clients that hold connections or send endless data, through the whole proxy (ADR 0037)."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("endless", ENDLESS)
-def test_framing_that_does_not_end(proxy: Loopback, endless: str) -> None:
-    """431, on record as that, and the connection is closed; the provider is not asked."""
+def test_endless_framing_gets_431(proxy: Loopback, endless: str) -> None:
+    """IBEX records the refusal and closes the connection. The provider gets no request."""
     request_id = uuid4()
     with proxy.client() as client:
         client.send(proxy.head(CHUNKS, request_id=request_id) + BODY + ENDLESS[endless])
@@ -67,8 +67,8 @@ def test_framing_that_does_not_end(proxy: Loopback, endless: str) -> None:
     assert (exchange.status, exchange.error_code, exchange.reached_provider) == (431, "HEADERS_TOO_LARGE", False)
 
 
-def test_a_head_that_is_too_large(proxy: Loopback) -> None:
-    """431; the client has written all of it before it reads."""
+def test_a_head_that_is_too_large_gets_431(proxy: Loopback) -> None:
+    """The client gets the response although it writes the whole head before it reads."""
     with proxy.client() as client:
         client.send(proxy.head()[:-2] + b"x-large: " + b"a" * 5_000_000)
         seen = client.response()
@@ -78,8 +78,11 @@ def test_a_head_that_is_too_large(proxy: Loopback) -> None:
 
 
 @pytest.mark.parametrize("path", [CHAT, "/health"])
-def test_trailers_that_trickle(proxy: Loopback, path: str) -> None:
-    """A byte now and then buys no time, also where nobody reads the body. Others are served meanwhile."""
+def test_trickling_trailers_time_out(proxy: Loopback, path: str) -> None:
+    """Single bytes do not extend the time limit, even if no handler reads the body.
+
+    Other clients are served meanwhile.
+    """
     request_id = uuid4()
     with proxy.client() as client:
         client.send(proxy.head(CHUNKS, path=path, request_id=request_id) + BODY + b"0\r\nx: ")
@@ -92,20 +95,20 @@ def test_trailers_that_trickle(proxy: Loopback, path: str) -> None:
         assert proxy.recorded_nothing_of(str(request_id))
 
 
-def test_endless_trailers_cost_others_nothing(proxy: Loopback) -> None:
-    """Their processing is linear: other clients are served meanwhile, in a time that is like any other."""
+def test_endless_trailers_do_not_delay_other_clients(proxy: Loopback) -> None:
+    """IBEX processes them in linear time."""
     before = _slowest_health(proxy)
     with ThreadPoolExecutor(4) as threads:
         attacks = [threads.submit(_send_trailers, proxy) for _ in range(4)]
         during = _slowest_health(proxy)
         sent = [attack.result() for attack in attacks]
     assert max(sent) < DISCARDED_AT_MOST
-    assert during < before + 1.0  # it was 11 s
+    assert during < before + 1.0  # before the fix it was 11 s
 
 
 @pytest.mark.parametrize("how", ["raw", "http.client", "httpx", "openai"])
-def test_a_client_that_writes_before_it_reads(proxy: Loopback, how: str) -> None:
-    """Its body is too large and it sends all of it: it sees the 413."""
+def test_a_client_that_sends_a_too_large_body_reads_the_413(proxy: Loopback, how: str) -> None:
+    """The client sends the whole body before it reads the response."""
     body = b'{"x":"' + b"x" * (11 << 20) + b'"}'
     status, request_id = _CLIENTS[how](proxy, body)
     assert status == 413
@@ -116,8 +119,8 @@ def test_a_client_that_writes_before_it_reads(proxy: Loopback, how: str) -> None
 @pytest.mark.parametrize(
     ("version", "more"), [("1.1", b""), ("1.0", b""), ("1.1", HEALTH * 20)], ids=["1.1", "1.0", "pipelined"]
 )
-def test_bytes_after_an_early_refusal(proxy: Loopback, version: str, more: bytes) -> None:
-    """The response says that the connection is closed, and it is, whatever still comes; nothing of that is parsed."""
+def test_bytes_after_an_early_refusal_are_not_parsed(proxy: Loopback, version: str, more: bytes) -> None:
+    """The response announces the close, and IBEX closes the connection although the client continues to send."""
     request_id = uuid4()
     head = proxy.head(TOO_LARGE, request_id=request_id).replace(b"HTTP/1.1", b"HTTP/" + version.encode())
     with proxy.client() as client:
@@ -128,8 +131,8 @@ def test_bytes_after_an_early_refusal(proxy: Loopback, version: str, more: bytes
     assert proxy.record(request_id).status == 413
 
 
-def test_a_client_that_floods_after_its_refusal(proxy: Loopback) -> None:
-    """16 MiB are thrown away, then its connection is closed."""
+def test_a_client_that_floods_after_its_refusal_is_disconnected(proxy: Loopback) -> None:
+    """IBEX discards 16 MiB first."""
     with proxy.client() as client:
         client.send(proxy.head("content-length: 1000000000"))
         assert client.response().status == 413
@@ -140,8 +143,8 @@ def test_a_client_that_floods_after_its_refusal(proxy: Loopback) -> None:
 @pytest.mark.parametrize(
     "protocol", ["RTSP/1.0", "ICE/1.0", "RTSP/1.1", "HTTP/0.9", "HTTP/2.0", "HTTP/1.10", "http/1.1"]
 )
-def test_a_request_of_another_protocol(proxy: Loopback, protocol: str) -> None:
-    """400 and the end, before anything of it is looked at."""
+def test_a_request_of_another_protocol_gets_400(proxy: Loopback, protocol: str) -> None:
+    """IBEX closes the connection without processing the request."""
     request_id = uuid4()
     with proxy.client() as client:
         client.send(proxy.chat(request_id=request_id).replace(b"HTTP/1.1", protocol.encode()))
@@ -153,7 +156,7 @@ def test_a_request_of_another_protocol(proxy: Loopback, protocol: str) -> None:
 
 @pytest.fixture(scope="module")
 def small_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    """A proxy with room for few connections."""
+    """A proxy with a small limit of connections."""
     settings = {"IBEX_MAX_CONNECTIONS": str(ROOM), "IBEX_CLIENT_STALL_TIMEOUT": str(2 * SLOW_S), "slow_s": str(SLOW_S)}
     folder = tmp_path_factory.mktemp("small")
     with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, folder, **settings) as proxy:
@@ -162,14 +165,14 @@ def small_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 
 @pytest.fixture
 def small(small_proxy: Loopback) -> Iterator[Loopback]:
-    """The same, for one test; afterwards the next request is served."""
+    """The same proxy for one test. Afterwards it must serve the next request."""
     small_proxy.provider.requests.clear()
     yield small_proxy
     small_proxy.assert_healthy()
 
 
-def test_silent_connections_make_room(small: Loopback) -> None:
-    """Three times as many as there is room for: the running stream and the kept connection do not notice."""
+def test_silent_connections_are_closed_first(small: Loopback) -> None:
+    """Three times the limit of silent connections affect neither a running stream nor a kept connection."""
     gate = Gate()
     small.provider.put(
         (*open_stream(), Pause(gate), *completion("well")[:0], Send(chunked(b"data: [DONE]\n\n") + chunked(b"")))
@@ -189,8 +192,8 @@ def test_silent_connections_make_room(small: Loopback) -> None:
     assert small.record(request_id).status == 200
 
 
-def test_the_longest_idle_connection_makes_room(small: Loopback) -> None:
-    """Where none is without a request."""
+def test_the_longest_idle_connection_is_closed_for_a_new_one(small: Loopback) -> None:
+    """Every connection has served a request, so none is silent."""
     with ExitStack() as stack:
         idle = [stack.enter_context(small.client()) for _ in range(ROOM)]
         for client in idle:
@@ -203,8 +206,8 @@ def test_the_longest_idle_connection_makes_room(small: Loopback) -> None:
         assert idle[-1].response().status == 200
 
 
-def test_connections_that_all_carry_requests(small: Loopback) -> None:
-    """One more gets 503 OVERLOADED with when to come again, and is closed. Those that run finish."""
+def test_a_connection_beyond_the_limit_gets_503(small: Loopback) -> None:
+    """All connections have running requests. The new one gets ``Retry-After`` and is closed, and the others finish."""
     gates = [Gate() for _ in range(ROOM)]
     running = []
     for number, gate in enumerate(gates, 1):
@@ -227,8 +230,8 @@ def test_connections_that_all_carry_requests(small: Loopback) -> None:
         client.close()
 
 
-def test_a_client_that_reads_too_slowly(small: Loopback) -> None:
-    """Less than a KiB a second: it is cut off, and the provider let go, though it reads all the time."""
+def test_a_client_that_reads_too_slowly_is_disconnected(small: Loopback) -> None:
+    """It reads less than a KiB per second. IBEX closes its connection and the provider's."""
     event = b'data: {"choices":[],"x":"' + b"x" * (1 << 20) + b'"}\n\n'
     small.provider.put((*open_stream(), *[Send(chunked(event))] * 16))
     request_id = uuid4()
@@ -247,7 +250,7 @@ def test_a_client_that_reads_too_slowly(small: Loopback) -> None:
 
 
 def _trickle(client: RawClient) -> None:
-    """Send a byte now and then until the connection ends, which must be soon."""
+    """Send single bytes until the connection closes. Fail if it stays open."""
     began = time.monotonic()
     client.socket.settimeout(0.05)
     while time.monotonic() - began < ENDS_WITHIN_S:
@@ -258,19 +261,19 @@ def _trickle(client: RawClient) -> None:
             continue
         except ConnectionError:
             return
-        time.sleep(0.05)  # half-closed: there is nothing to read any more
+        time.sleep(0.05)  # half-closed: the socket has no more data to read
     pytest.fail("the connection was still there")
 
 
 def _read_slowly(client: RawClient, goes_on: threading.Event) -> int:
-    """Read 300 bytes a second, and return how many those were."""
+    """Read 300 bytes per second, and return the number of bytes."""
     read = 0
     while goes_on.is_set():
         try:
             read += len(client.socket.recv(30))
         except ConnectionError:
             break
-        time.sleep(0.1)  # its slowness
+        time.sleep(0.1)  # the fault: the client reads slowly
     return read
 
 
@@ -286,7 +289,7 @@ def _slowest_health(proxy: Loopback) -> float:
 
 
 def _send_trailers(proxy: Loopback) -> int:
-    """Send a trailer without end, in small pieces, and return how many bytes went out."""
+    """Send an endless trailer in small pieces, and return the number of bytes sent."""
     with proxy.client() as client:
         client.send(proxy.head(CHUNKS, path="/health") + b"0\r\nx: ")
         return _send_until_closed(client, b"a" * 8_192, 64 << 20)

@@ -34,8 +34,8 @@ CALLS = (_call('{"city":', id="call_1"), _call('"Paris"}'), _call("{}", 1, id="c
 
 
 @pytest.mark.parametrize("events", [(ROLE, *CALLS), (ROLE, HI), (ROLE, HI, *CALLS), (ROLE, HI, b": comment\n\n")])
-def test_a_stream_that_just_ends_after_whole_tool_calls_or_text(proxy: Loopback, events: tuple[bytes, ...]) -> None:
-    """Without a finish reason and [DONE], the client gets the events and no error. The record is complete."""
+def test_a_stream_that_ends_after_complete_content_is_complete(proxy: Loopback, events: tuple[bytes, ...]) -> None:
+    """The stream has neither a finish reason nor [DONE]. The client gets the events and no error."""
     seen = proxy.ask(stream(*events), stream=True)
     exchange = proxy.record(seen.request_id)
     assert seen.body == b"".join(events)
@@ -44,8 +44,8 @@ def test_a_stream_that_just_ends_after_whole_tool_calls_or_text(proxy: Loopback,
 
 
 @pytest.mark.parametrize("events", [(), (ROLE,), (ROLE, *CALLS[:1]), (ROLE, HI, *CALLS[:1])])
-def test_a_stream_that_just_ends_too_early(proxy: Loopback, events: tuple[bytes, ...]) -> None:
-    """With half a tool call or nothing at all, the client gets the error event."""
+def test_a_stream_that_ends_within_a_tool_call_fails(proxy: Loopback, events: tuple[bytes, ...]) -> None:
+    """The client gets an error event. An empty stream fails too."""
     seen = proxy.ask(stream(*events), stream=True)
     exchange = proxy.record(seen.request_id)
     assert seen.body.startswith(b"".join(events))
@@ -54,16 +54,16 @@ def test_a_stream_that_just_ends_too_early(proxy: Loopback, events: tuple[bytes,
     assert not exchange.is_complete
 
 
-def test_a_stream_that_is_cut_off_after_text(proxy: Loopback) -> None:
-    """A response that lacks its last chunk has no clean end."""
+def test_a_stream_without_its_last_chunk_fails(proxy: Loopback) -> None:
+    """A connection that closes before the last chunk is not a clean end."""
     seen = proxy.ask((*open_stream(ROLE, HI), Close()), stream=True)
     assert seen.last_event["code"] == "PROVIDER_UNAVAILABLE"
     assert not proxy.record(seen.request_id).is_complete
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_a_server_that_accepts_one_instruction(proxy: Loopback, role: str) -> None:
-    """The server gets the directive in the client's instruction, and everything else as the client wrote it."""
+def test_the_directive_is_merged_into_the_clients_instruction(proxy: Loopback, role: str) -> None:
+    """The server accepts one instruction message. Everything else reaches it as the client wrote it."""
     user = b'{"role" : "user", "content": "\\u00e4"}'
     body = b'{"model":"gpt-4o","messages":[{"role":"%s","content":"Be kind."},%s]}' % (role.encode(), user)
     seen = proxy.ask(completion("ok"), body=body)
@@ -75,7 +75,7 @@ def test_a_server_that_accepts_one_instruction(proxy: Loopback, role: str) -> No
 
 
 @pytest.mark.parametrize("usage", ["off", "pass"])
-def test_a_server_that_refuses_the_option_or_sends_usage_anyway(tmp_path: Path, usage: str) -> None:
+def test_usage_that_a_server_sends_unasked_is_forwarded(tmp_path: Path, usage: str) -> None:
     """IBEX does not ask for usage. It forwards and records the usage that the server sends."""
     with (
         ScriptedOpenAI.in_thread() as provider,

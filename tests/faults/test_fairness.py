@@ -1,4 +1,4 @@
-"""One organization that takes all that it can get, through the whole proxy: another is served meanwhile."""
+"""One organization uses all the capacity that it can get, through the whole proxy. Another is served meanwhile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BYTES_PER_S = 128 << 10
 
 @pytest.fixture(scope="module")
 def small_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    """A proxy with few slots and a small budget for bodies, which may take their time on a busy machine."""
+    """A proxy with few slots and a small body budget. Its header timeout is long enough for a busy machine."""
     folder: Path = tmp_path_factory.mktemp("journal")
     settings = {
         "IBEX_MAX_CONCURRENCY": str(SLOTS),
@@ -48,7 +48,7 @@ def small_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    """A proxy that gives bodies little time."""
+    """A proxy with short time limits for bodies."""
     limits = Limits(body_silence_s=30, body_s=WITHIN_S, body_bytes_per_s=BYTES_PER_S)
     folder: Path = tmp_path_factory.mktemp("impatient")
     with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, folder, limits) as proxy:
@@ -57,7 +57,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 
 @pytest.fixture
 def proxy(small_proxy: Loopback) -> Iterator[Loopback]:
-    """The same, for one test. Afterwards both organizations are served, and the first has its whole share."""
+    """The same proxy for one test. Afterwards both organizations are served, and the first has its whole share."""
     small_proxy.provider.requests.clear()
     yield small_proxy
     small_proxy.assert_healthy()
@@ -66,21 +66,21 @@ def proxy(small_proxy: Loopback) -> Iterator[Loopback]:
 
 
 def neighbour_is_served(proxy: Loopback, body: bytes | None = None) -> None:
-    """Another organization gets its completion, and it is on record."""
+    """Assert that another organization gets its completion and a complete record."""
     seen = proxy.ask(completion("well"), body=body, token=proxy.neighbour_token)
     assert (seen.status, seen.body) == (200, completion_body("well"))
     assert proxy.record(seen.request_id).is_complete
 
 
 def hold_body(proxy: Loopback) -> RawClient:
-    """Send all of a large body but its last byte."""
+    """Send all of a large body except its last byte."""
     client = proxy.connect()
     client.send(proxy.head(f"content-length: {len(BODY)}") + BODY[:-1])
     return client
 
 
 def finish(proxy: Loopback, clients: Sequence[RawClient]) -> None:
-    """Send the last byte of each, and see it answered."""
+    """Send the last byte of each body, and assert that each request gets its response."""
     for client in clients:
         proxy.provider.put(completion("well"))
         client.send(BODY[-1:])
@@ -89,7 +89,7 @@ def finish(proxy: Loopback, clients: Sequence[RawClient]) -> None:
 
 
 def readable(clients: Sequence[RawClient], least: int) -> list[RawClient]:
-    """Return the clients for which there is a response, once there are so many."""
+    """Return the clients that have a response, once there are at least ``least`` of them."""
     found: list[RawClient] = []
     deadline = time.monotonic() + WAIT_S
     poll = select.poll()
@@ -103,8 +103,8 @@ def readable(clients: Sequence[RawClient], least: int) -> list[RawClient]:
     return found
 
 
-def test_requests_without_a_body(proxy: Loopback) -> None:
-    """Three quarters of the slots are one organization's, the rest is refused at once, and all are free again."""
+def test_one_organization_gets_at_most_three_quarters_of_the_slots(proxy: Loopback) -> None:
+    """IBEX refuses its other requests at once. All slots are free again afterwards."""
     ids = [uuid4() for _ in range(SLOTS)]
     clients = [proxy.connect() for _ in ids]
     for client, request_id in zip(clients, ids, strict=True):
@@ -125,8 +125,8 @@ def test_requests_without_a_body(proxy: Loopback) -> None:
 
 
 @pytest.mark.parametrize("framing", ["content-length: 100000", "transfer-encoding: chunked"])
-def test_a_body_at_a_kibibyte_a_second(impatient: Loopback, framing: str) -> None:
-    """It has the time that its length allows, or what has arrived of it, and is answered although it goes on."""
+def test_a_slow_body_gets_408(impatient: Loopback, framing: str) -> None:
+    """The time limit depends on the declared length, or on the bytes received of a chunked body."""
     request_id = uuid4()
     chunked = framing.endswith("chunked")
     latest = WITHIN_S + (0 if chunked else 100_000 / BYTES_PER_S)
@@ -145,8 +145,8 @@ def test_a_body_at_a_kibibyte_a_second(impatient: Loopback, framing: str) -> Non
 
 
 @pytest.mark.parametrize("end", ["complete", "leave"])
-def test_bodies_held_at_their_last_byte(proxy: Loopback, end: str) -> None:
-    """They fill three quarters of the budget; one more is refused before it is read, and another's body is not."""
+def test_one_organization_gets_at_most_three_quarters_of_the_body_budget(proxy: Loopback, end: str) -> None:
+    """IBEX refuses its next body before reading it, and reads the body of another organization."""
     ids = [uuid4() for _ in range(HELD + 1)]
     clients = [proxy.connect() for _ in ids]
     for client, request_id in zip(clients, ids, strict=True):

@@ -1,6 +1,6 @@
-"""One organization's flood of requests that are refused (docs/adr/0041), through the whole proxy.
+"""One organization floods the proxy with requests that are refused (docs/adr/0041).
 
-The clock is held, so that all of a flood is in one minute.
+The clock is held, so that a whole flood is in one minute.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOT_ROUTED = (404, "model_not_found")
 
 @pytest.fixture
 def flooded(proxy: Loopback) -> Iterator[Loopback]:
-    """The proxy with its clock held, and token and agent known; afterwards it is another minute."""
+    """The proxy with a held clock and a known token and agent. The next test starts in another minute."""
     proxy.clock.by += timedelta(minutes=1)
     proxy.clock.held_at = proxy.clock.now() - proxy.clock.by
     proxy.assert_healthy()
@@ -45,7 +45,7 @@ def flooded(proxy: Loopback) -> Iterator[Loopback]:
 
 
 def send(proxy: Loopback, requests: list[bytes]) -> tuple[Counter[tuple[int, str]], set[UUID]]:
-    """Send requests on one connection, each after the answer to the one before; return what came, and their ids."""
+    """Send requests one after another on one connection. Return the outcomes and the request ids."""
     outcomes: Counter[tuple[int, str]] = Counter()
     ids = set()
     with proxy.client() as client:
@@ -58,7 +58,7 @@ def send(proxy: Loopback, requests: list[bytes]) -> tuple[Counter[tuple[int, str
 
 
 def rows_of(proxy: Loopback, ids: set[UUID]) -> list[Trace]:
-    """Return the traces of these requests, once they stand for as many."""
+    """Return the traces of these requests, once they represent all of them."""
     rows: list[Trace] = []
 
     def are_all() -> bool:
@@ -73,10 +73,10 @@ FLOODS = ["random agents", "a foreign path", "a model that is not routed", "a bo
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-def test_refused_requests(flooded: Loopback, kind: str) -> None:
-    """A thousand leave as many rows as the limit, and one a second; together those stand for all of them.
+def test_a_flood_of_refused_requests_is_recorded_in_few_rows(flooded: Loopback, kind: str) -> None:
+    """Refusals up to the limit have a row each.
 
-    Beyond the bound no agent is looked up.
+    One row per second represents the others, and IBEX looks up no agent for them.
     """
     proxy, head = flooded, flooded.head
     length = f"content-length: {len(BODY)}"
@@ -87,7 +87,7 @@ def test_refused_requests(flooded: Loopback, kind: str) -> None:
         requests = [head(length, path=f"/v1/orgs/{uuid4()}/chat/completions") + BODY for _ in range(FLOOD)]
         refusals = {(403, "INSUFFICIENT_PERMISSIONS"): FLOOD}
     else:
-        counted = LIMIT - 2  # the others of the limit were well
+        counted = LIMIT - 2  # the others within the limit succeeded
         body = b"{}" if kind == "a body that is none" else BODY.replace(b"gpt-4o", b"made-up")
         requests = [head(f"content-length: {len(body)}") + body for _ in range(FLOOD)]
         code = (400, "VALIDATION_ERROR") if body == b"{}" else NOT_ROUTED
@@ -107,8 +107,8 @@ def test_refused_requests(flooded: Loopback, kind: str) -> None:
     assert known <= (LIMIT if kind == "random agents" else 0)
 
 
-def test_requests_beyond_the_limit(flooded: Loopback) -> None:
-    """As many as the limit are served, all others get 429; those leave as many rows again, and one a second."""
+def test_a_flood_beyond_the_rate_limit_is_recorded_in_few_rows(flooded: Loopback) -> None:
+    """Requests within the limit are served, and the others get 429."""
     proxy = flooded
     proxy.provider.put(*[completion("well")] * (LIMIT - 2))
 
@@ -123,7 +123,7 @@ def test_requests_beyond_the_limit(flooded: Loopback) -> None:
 
 
 def test_refusals_beyond_the_limit_are_delayed(tmp_path: Path) -> None:
-    """A client that asks on one connection, and does not wait, cannot take more than a few answers a second."""
+    """The delay limits the responses per second on one connection."""
     limits = {"IBEX_RATE_LIMIT_DEFAULT_RPM": "2", "IBEX_REFUSAL_DELAY": str(DELAY_S)}
     with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, tmp_path, **limits) as proxy:
         proxy.clock.held_at = proxy.clock.now()

@@ -1,7 +1,7 @@
-"""A revoked token and an old directive are out of force within the bound, whichever link or process fails (ADR 0045).
+"""A revoked token and an old directive stop working within the bound, whichever link or process fails (ADR 0045).
 
-A live token is never refused with 401. Without a fault the next request is served by what is in force, and a change
-that is made by SQL, past IBEX, is in force within a second. Each case has a stack to itself while it lasts.
+A live token never gets 401. Without a fault, a change applies to the next request, and a change by SQL, which bypasses
+IBEX, applies within a second. Each case has its own stack while it runs.
 """
 
 from __future__ import annotations
@@ -101,12 +101,12 @@ def _change_under_link(stack: RelayedStack, link: str, how: str) -> Change:
 
 def _change_without_redis(stack: RelayedStack, rollback_to: int | None) -> Change:
     change = partial(change_under, stack, pause_s=PAUSE_IN_A_FAULT_S)
-    change()  # so that version 1 is not in force
+    change()  # so that version 1 is not active
     return change(stack.redis.pause, stack.redis.resume, rollback_to=rollback_to)
 
 
 def _sql_changes(stack: RelayedStack) -> Mapping[str, tuple[float, float]]:
-    """Return for each change how long after its commit it was not in force, and the same for its reverse."""
+    """For each change and its reverse, return the seconds from its commit until requests follow it."""
     took = {}
     watch = DirectiveWatch(stack.address, stack.installation.agent_token.reveal(), PAUSE_S)
     with watch.running():
@@ -129,7 +129,7 @@ def _seen(seen: Seen) -> tuple[int, bool]:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """What clients saw while PostgreSQL was stopped, and of a revocation afterwards.
+    """The responses while PostgreSQL was stopped, and the outcome of a revocation afterwards.
 
     ``late`` was sent more than the bound after the stop, and answered before PostgreSQL started again.
     """
@@ -149,7 +149,7 @@ def _stop_postgres(stack: RelayedStack) -> Stopped:
         began = time.monotonic()
         server.stop()
         stopped = time.monotonic()
-        time.sleep(OUTAGE_S)  # that it is served throughout is what is tested
+        time.sleep(OUTAGE_S)  # the fault: requests must be served throughout
         lasted = time.monotonic()
         server.start()
         watch.wait_until_all(_is_served_since(time.monotonic()))
@@ -168,7 +168,7 @@ def _is_served_since(moment: float) -> Callable[[Seen], bool]:
     return lambda seen: seen.status == 200 and seen.sent >= moment
 
 
-# First the cases that need a stack to which nothing has happened yet, then the longest.
+# First the cases that need a fresh stack, then the longest.
 CASES: Mapping[str, Callable[[RelayedStack], Any]] = {
     f"{REVOCATION}all is well": _revoke_without_a_fault,
     f"{CHANGE}all is well": _several_changes,
@@ -211,7 +211,7 @@ def outcomes(
     redis_program: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Mapping[str, Future[Any]]]:
-    """What comes of the cases that are asked for."""
+    """The futures of the selected cases."""
     migrating = Lock()
 
     @contextmanager
@@ -220,12 +220,12 @@ def outcomes(
         redis = RedisServer.on_free_port(redis_program)
         redis.start()
         try:
-            with migrating:  # which several threads cannot do at a time
+            with migrating:  # migrations cannot run in several threads at once
                 migrate.upgrade(database.owner_url)
             with RelayedStack.running(database, module_clickhouse, redis, folder, **PATIENCE) as running:
                 running.a_second = USES_A_SECOND_IN_A_FAULT
                 with suppress(BrokenBarrierError):
-                    all_started.wait(START_TIMEOUT_S)  # one that starts takes the processors from the others
+                    all_started.wait(START_TIMEOUT_S)  # a starting stack takes processor time from the others
                 yield running
         finally:
             redis.kill()
@@ -264,11 +264,11 @@ def outcomes(
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name.startswith(REVOCATION)])
-def test_a_token_is_revoked(outcomes: Mapping[str, Future[Any]], case: str) -> None:
-    """It is refused within the bound. A live one may get 503 where auth is out of reach; it never gets 401.
+def test_a_revoked_token_is_refused_within_the_bound(outcomes: Mapping[str, Future[Any]], case: str) -> None:
+    """A live token may get 503 while auth is unreachable, and never gets 401.
 
-    Where the epoch cannot be replaced or read, the watch holds the bound. If nothing fails, no request that is sent
-    after the revocation has returned is served.
+    If Redis cannot replace or return the epoch, the watch keeps the bound. Without a fault, every request after a
+    revocation through IBEX is refused.
     """
     outcome: Outcome = outcomes[case].result()
 
@@ -286,16 +286,18 @@ def test_a_token_is_revoked(outcomes: Mapping[str, Future[Any]], case: str) -> N
 
 
 @pytest.mark.parametrize("case", [f"{CHANGE}all is well"])
-def test_a_directive_is_changed(outcomes: Mapping[str, Future[Any]], case: str) -> None:
-    """No request that is sent after a change has returned carries the old text: neither a new one nor a rollback."""
+def test_a_changed_directive_applies_to_the_next_request(outcomes: Mapping[str, Future[Any]], case: str) -> None:
+    """No request after a change or a rollback carries the old text."""
     changes: list[Change] = outcomes[case].result()
 
     assert [(change.old_s, change.failed, change.went_back) for change in changes] == [(0.0, {}, 0)] * 3
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name.startswith(f"{CHANGE}redis")])
-def test_a_directive_is_changed_without_redis(outcomes: Mapping[str, Future[Any]], case: str) -> None:
-    """The watch makes the change known. No request fails, and no worker goes back to the old text."""
+def test_a_changed_directive_applies_within_the_bound_without_redis(
+    outcomes: Mapping[str, Future[Any]], case: str
+) -> None:
+    """The watch delivers the change. No request fails, and no worker returns to the old text."""
     change: Change = outcomes[case].result()
 
     assert change.old_s < BOUND_S
@@ -303,8 +305,10 @@ def test_a_directive_is_changed_without_redis(outcomes: Mapping[str, Future[Any]
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name.startswith((f"{CHANGE}proxy", f"{CHANGE}auth"))])
-def test_a_directive_is_changed_while_a_link_fails(outcomes: Mapping[str, Future[Any]], case: str) -> None:
-    """The new text is in force within the bound, and after it comes no old one. An outage of auth may be 503."""
+def test_a_changed_directive_applies_within_the_bound_while_a_link_fails(
+    outcomes: Mapping[str, Future[Any]], case: str
+) -> None:
+    """The old text does not return afterwards. Requests may get 503 while auth is unreachable."""
     change: Change = outcomes[case].result()
 
     assert change.old_s < BOUND_S
@@ -313,8 +317,8 @@ def test_a_directive_is_changed_while_a_link_fails(outcomes: Mapping[str, Future
 
 
 @pytest.mark.parametrize("case", [f"{SQL}all is well"])
-def test_a_change_is_made_by_sql(outcomes: Mapping[str, Future[Any]], case: str) -> None:
-    """The watch delivers it: no epoch was replaced."""
+def test_a_change_by_sql_applies_within_a_second(outcomes: Mapping[str, Future[Any]], case: str) -> None:
+    """The watch delivers the change, because SQL replaces no epoch."""
     took: Mapping[str, tuple[float, float]] = outcomes[case].result()
 
     assert took.keys() == SQL_CHANGES.keys()
@@ -322,8 +326,11 @@ def test_a_change_is_made_by_sql(outcomes: Mapping[str, Future[Any]], case: str)
 
 
 @pytest.mark.parametrize("case", [STOPPED])
-def test_postgres_is_stopped(outcomes: Mapping[str, Future[Any]], case: str) -> None:
-    """For ten seconds, then crashes: known tokens are served throughout, as cached ones, and no change is missed."""
+def test_known_tokens_are_served_while_postgres_is_stopped(outcomes: Mapping[str, Future[Any]], case: str) -> None:
+    """PostgreSQL stops for ten seconds and then crashes.
+
+    Cached entries serve all requests after the bound, and no change is missed.
+    """
     stopped: Stopped = outcomes[case].result()
 
     assert {(one.status, one.version) for one in stopped.seen} == {(200, 1)}

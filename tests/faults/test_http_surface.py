@@ -37,8 +37,8 @@ def models(proxy: Loopback) -> bytes:
 
 @pytest.mark.parametrize("path", ["/v1/responses", CHAT, "/health", "/realtime"])
 @pytest.mark.parametrize("has_token", [True, False])
-def test_an_upgrade_to_websocket(proxy: Loopback, path: str, *, has_token: bool) -> None:
-    """The response is 426 at once, with or without a token. The connection serves the next request."""
+def test_an_upgrade_to_websocket_gets_426(proxy: Loopback, path: str, *, has_token: bool) -> None:
+    """The response comes at once, with or without a token. The connection serves the next request."""
     token = (f"authorization: Bearer {proxy.token}",) if has_token else ()
     with proxy.client() as client:
         client.send(request("GET", path, *UPGRADE, *token))
@@ -51,15 +51,15 @@ def test_an_upgrade_to_websocket(proxy: Loopback, path: str, *, has_token: bool)
     assert proxy.recorded_nothing_of(seen.request_id)
 
 
-def test_an_upgrade_without_the_connection_option(proxy: Loopback) -> None:
-    """The upgrade is refused too: an intermediary removed the option, and the client waits for a WebSocket."""
+def test_an_upgrade_without_the_connection_option_gets_426(proxy: Loopback) -> None:
+    """An intermediary removed the option, and the client waits for a WebSocket."""
     with proxy.client() as client:
         client.send(request("GET", "/v1/responses", "upgrade: websocket", "sec-websocket-version: 13"))
         assert client.response().outcome == (426, "UPGRADE_REFUSED")
 
 
-def test_an_upgrade_of_a_request_with_a_body(proxy: Loopback) -> None:
-    """If the body has not arrived, the connection lingers and closes. With the body, it stays open."""
+def test_an_upgrade_with_an_incomplete_body_closes_the_connection(proxy: Loopback) -> None:
+    """If the whole body has arrived, the connection stays open."""
     with proxy.client() as client:
         client.send(proxy.chat(None, *UPGRADE))
         assert client.response().outcome == (426, "UPGRADE_REFUSED")
@@ -73,8 +73,8 @@ def test_an_upgrade_of_a_request_with_a_body(proxy: Loopback) -> None:
     assert proxy.provider.requests == []
 
 
-def test_an_upgrade_behind_another_request(proxy: Loopback) -> None:
-    """Responses come in order. Frames of WebSocket after the refusal are not HTTP."""
+def test_a_pipelined_upgrade_gets_426_in_order(proxy: Loopback) -> None:
+    """WebSocket frames after the refusal are invalid HTTP."""
     with proxy.client() as client:
         client.send(models(proxy) + request("GET", "/v1/responses", *UPGRADE) + models(proxy))
         assert [client.response().status for _ in range(3)] == [200, 426, 200]
@@ -83,8 +83,8 @@ def test_an_upgrade_behind_another_request(proxy: Loopback) -> None:
         assert client.is_at_end()
 
 
-def test_head_on_every_get_route(proxy: Loopback) -> None:
-    """HEAD has the status and headers of GET without the body, so the next response is read correctly."""
+def test_head_returns_the_status_and_headers_of_get(proxy: Loopback) -> None:
+    """The response has no body, so the client reads the next response correctly."""
     with proxy.client() as client:
         client.send(request("GET", "/schema/openapi.json"))
         document = json.loads(client.response().body)
@@ -101,12 +101,12 @@ def test_head_on_every_get_route(proxy: Loopback) -> None:
             assert status == whole.status, path
             assert status == 200 or "{" in path
             assert headers["content-type"] == whole.headers["content-type"]
-            if path not in ("/metrics", "/ready"):  # whose bodies change
+            if path not in ("/metrics", "/ready"):  # their bodies change between requests
                 assert int(headers["content-length"]) == len(whole.body)
 
 
-def test_a_preflight(proxy: Loopback) -> None:
-    """A configured origin gets 204, any other 405. The connection serves the next request."""
+def test_a_preflight_of_a_configured_origin_gets_204(proxy: Loopback) -> None:
+    """Any other origin gets 405. The connection serves the next request."""
     wanted = ("access-control-request-method: POST", "access-control-request-headers: authorization,content-type")
     with proxy.client() as client:
         client.send(request("OPTIONS", CHAT, f"origin: {PAGE}", *wanted))
@@ -123,8 +123,8 @@ def test_a_preflight(proxy: Loopback) -> None:
     assert "access-control-allow-origin" not in refused.headers
 
 
-def test_what_a_page_may_read(proxy: Loopback) -> None:
-    """A page reads completions, streams, refusals by the head alone, a 404, and the error for invalid HTTP."""
+def test_responses_to_a_configured_origin_have_cors_headers(proxy: Loopback) -> None:
+    """Completions, streams, early refusals, a 404 and the error for invalid HTTP have them."""
     page = f"origin: {PAGE}"
     seen: list[Seen] = []
     with proxy.client() as client:
@@ -150,14 +150,14 @@ def test_what_a_page_may_read(proxy: Loopback) -> None:
 
 @pytest.fixture
 def prefixed(tmp_path: Path) -> Iterator[Loopback]:
-    """Run a proxy with a base path and a short keep-alive."""
+    """A proxy with a base path and a short keep-alive."""
     settings = {"IBEX_BASE_PATH": "/gateway/", "IBEX_KEEP_ALIVE": str(KEEP_ALIVE_S)}
     with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, tmp_path, **settings) as proxy:
         yield proxy
 
 
-def test_a_prefix_of_every_path(prefixed: Loopback) -> None:
-    """IBEX serves paths with the prefix, as a load balancer forwards them. Other paths get 404."""
+def test_only_paths_with_the_base_path_are_served(prefixed: Loopback) -> None:
+    """A load balancer forwards paths with the prefix. Other paths get 404."""
     prefixed.provider.put(completion("hello"))
     with prefixed.client() as client:
         client.send(prefixed.chat().replace(CHAT.encode(), b"/gateway" + CHAT.encode()))
@@ -173,8 +173,8 @@ def test_a_prefix_of_every_path(prefixed: Loopback) -> None:
     assert prefixed.metric("ibex_proxy_request_duration_seconds_count", route=CHAT, status="200") == 1
 
 
-def test_an_idle_connection(prefixed: Loopback) -> None:
-    """IBEX closes it after IBEX_KEEP_ALIVE, and one without any request after IBEX_HEADER_TIMEOUT."""
+def test_an_idle_connection_is_closed_after_the_keep_alive(prefixed: Loopback) -> None:
+    """A connection without any request has until IBEX_HEADER_TIMEOUT."""
     with prefixed.client() as silent, prefixed.client() as idle:
         idle.send(request("GET", "/gateway/health"))
         assert idle.response().status == 200
@@ -183,8 +183,8 @@ def test_an_idle_connection(prefixed: Loopback) -> None:
         assert silent.response().status == 200
 
 
-def test_an_endpoint_that_is_not_served(proxy: Loopback) -> None:
-    """The message lists the endpoints that are served."""
+def test_an_unknown_endpoint_gets_404(proxy: Loopback) -> None:
+    """The message lists the endpoints that IBEX serves."""
     body = b"{}"
     for path in ("/v1/completions", "/v1/audio/transcriptions", "/chat/completions"):
         with proxy.client() as client:
@@ -195,8 +195,8 @@ def test_an_endpoint_that_is_not_served(proxy: Loopback) -> None:
 
 
 @pytest.mark.parametrize("value", ["", " ", "\t"])
-def test_a_session_header_without_a_value(proxy: Loopback, value: str) -> None:
-    """It counts as absent, and the turn begins a new session."""
+def test_an_empty_session_header_starts_a_new_session(proxy: Loopback, value: str) -> None:
+    """IBEX treats the header as absent."""
     proxy.provider.put(completion("hello"))
     with proxy.client() as client:
         client.send(proxy.chat(None, f"x-ibex-session-id:{value}"))

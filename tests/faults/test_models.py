@@ -44,7 +44,7 @@ MARGIN_S = 2.0
 
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[Loopback]:
-    """A proxy that has not yet asked for the models."""
+    """A proxy that has not yet requested the model list."""
     settings = {"IBEX_OPENAI_MODELS": "gpt-*,o[0-9]*,my-model"}
     with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, tmp_path, **settings) as proxy:
         yield proxy
@@ -74,8 +74,8 @@ def ask_for(proxy: Loopback, model: str) -> Seen:
     return proxy.ask(body=json.dumps(REQUEST | {"model": model}).encode())
 
 
-def test_the_providers_own_models(proxy: Loopback) -> None:
-    """Those that are routed, each as the provider describes it. No fine-tuned model and no pattern."""
+def test_the_list_contains_the_routed_models_of_the_provider(proxy: Loopback) -> None:
+    """Each entry is the provider's description. Fine-tuned models and patterns are not in the list."""
     listed, again = get(proxy), get(proxy)
     one = get(proxy, f"{MODELS}/gpt-4o-mini")
 
@@ -84,13 +84,13 @@ def test_the_providers_own_models(proxy: Loopback) -> None:
     assert json.loads(one.body) == model_object("gpt-4o-mini")
     for absent in ("gpt-5", "whisper-1", "ft:gpt-4o-mini:acme::x", "gpt-*", "my-model"):
         assert get(proxy, f"{MODELS}/{absent}").outcome == (404, "model_not_found")
-    (asked,) = proxy.provider.requests  # once
+    (asked,) = proxy.provider.requests  # a single request
     assert (asked.method, asked.path, asked.header("authorization")) == ("GET", MODELS, f"Bearer {KEY}")
 
 
 @pytest.mark.parametrize("pattern", ["gpt-*", "o[0-9]*"])
-def test_a_client_that_takes_a_pattern_for_a_model(proxy: Loopback, pattern: str) -> None:
-    """404 with OpenAI's code. The provider is not asked."""
+def test_a_pattern_as_the_model_gets_404(proxy: Loopback, pattern: str) -> None:
+    """The error has OpenAI's code. The provider gets no request."""
     seen = ask_for(proxy, pattern)
 
     assert seen.outcome == (404, "model_not_found")
@@ -108,8 +108,10 @@ def test_a_client_that_takes_a_pattern_for_a_model(proxy: Loopback, pattern: str
         ("gpt-*,ft:gpt-*:acme:*", "ft:gpt-4o-mini:other::x", 404),
     ],
 )
-def test_models_beside_gpt(tmp_path: Path, configured: str | None, model: str, status: int) -> None:
-    """All of OpenAI's are routed. Fine-tuned models are only if a pattern matches them: organizations share the key."""
+def test_fine_tuned_models_are_routed_only_by_a_matching_pattern(
+    tmp_path: Path, configured: str | None, model: str, status: int
+) -> None:
+    """All organizations share the key. OpenAI's own models are routed by default."""
     settings = {} if configured is None else {"IBEX_OPENAI_MODELS": configured}
     with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, tmp_path, **settings) as proxy:
         assert ask_for(proxy, model).status == status
@@ -134,8 +136,8 @@ CANNOT: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("name", CANNOT)
-def test_a_provider_that_cannot_be_asked(proxy: Loopback, name: str) -> None:
-    """The configured names are listed within two seconds, after one attempt. Every routed model is described."""
+def test_the_configured_models_are_listed_if_the_provider_lists_none(proxy: Loopback, name: str) -> None:
+    """The response takes at most two seconds and one attempt. Each routed model has a description."""
     proxy.provider.put(CANNOT[name])
     before = time.monotonic()
     listed = get(proxy)
@@ -149,8 +151,8 @@ def test_a_provider_that_cannot_be_asked(proxy: Loopback, name: str) -> None:
     assert proxy.ask(completion("Hi")).status == 200
 
 
-def test_the_last_list_outlives_the_provider(proxy: Loopback) -> None:
-    """It is served while the provider cannot be asked again. Afterwards the new one is."""
+def test_the_last_list_is_served_while_the_provider_fails(proxy: Loopback) -> None:
+    """IBEX serves the new list after the next successful refresh."""
     first = ids(get(proxy))
     proxy.clock.passed += timedelta(seconds=REFRESH_S)
     proxy.provider.put(error(500), model_list(model_object("gpt-9")))
@@ -162,8 +164,8 @@ def test_the_last_list_outlives_the_provider(proxy: Loopback) -> None:
     assert ids(get(proxy)) == ["gpt-9"]
 
 
-def test_many_requests_at_once(proxy: Loopback) -> None:
-    """They share one call, which goes on although the client that caused it leaves."""
+def test_concurrent_requests_share_one_call(proxy: Loopback) -> None:
+    """The call continues after the client that caused it has left."""
     gate = Gate()
     proxy.provider.put((Pause(gate), *model_list(model_object("gpt-9"))))
     leaving = proxy.connect()

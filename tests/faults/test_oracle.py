@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing is twice, whatever dies under load."""
+"""No request is lost or recorded twice, whatever process dies under load."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SECONDS = 5
 
 
 @pytest.mark.timeout(180)
-async def test_everything_that_was_seen_is_on_record_once() -> None:
-    """Workers killed, servers frozen and restarted: what reached the provider has one checkpoint and one trace.
+async def test_every_request_is_recorded_once_despite_faults() -> None:
+    """Workers are killed, and servers are frozen and restarted.
 
-    What a client saw whole is there as it saw it, turns are numbered without gaps, totals add up. ``make soak`` runs
-    the same for longer, and fills the journal's disk as well.
+    Each request that reached the provider has one checkpoint and one trace. Turns are numbered without gaps, and totals
+    add up. ``make soak`` runs longer, and fills the journal's disk too.
     """
     if redis_server_program() is None:
         pytest.skip("there is no redis-server")

@@ -1,4 +1,4 @@
-"""Who reads the output of a process stops reading: it serves on, and ends when it is told to."""
+"""The reader of a process's output stops reading. The process continues to serve, and stops on a signal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OBEYED = "".join(map(chr, [0x1B, 0x9B, 0x9D, 0x202E, 0x2066, 0x200F, 0x7F]))
 
 
 class Speaking:
-    """A process whose output, of one kind or both, goes into a small pipe."""
+    """A process whose output and error output go into a small pipe."""
 
     def __init__(self, home: Path, arguments: list[str], **environ: str) -> None:
         self._reading, writing = os.pipe()
@@ -52,13 +52,13 @@ class Speaking:
         os.close(writing)
 
     def read_until(self, wanted: str) -> str:
-        """Read until a text has come; return everything."""
+        """Read until a text has arrived, and return everything read."""
         while wanted.encode() not in self._text:
             self._text += self._read()
         return self._text.decode()
 
     def read_line(self, wanted: str) -> str:
-        """Read until a whole line with a text in it has come, and return that."""
+        """Read until a whole line that contains a text has arrived, and return that line."""
         while True:
             for line in self._text.decode().splitlines(keepends=True):
                 if wanted in line and line.endswith("\n"):
@@ -66,19 +66,19 @@ class Speaking:
             self._text += self._read()
 
     def _read(self) -> bytes:
-        """Return what has come, within ``COMES_WITHIN_S``."""
+        """Return the next bytes, which must arrive within ``COMES_WITHIN_S``."""
         readable, _, _ = select.select([self._reading], [], [], COMES_WITHIN_S)
         piece = os.read(self._reading, 1 << 16) if readable else b""
         assert piece, self._text.decode()
         return piece
 
     def stop_reading(self, how: str) -> None:
-        """Read nothing more."""
+        """Stop reading, and close the pipe if ``how`` says so."""
         if how == "closed":
             self.close()
 
     def close(self) -> None:
-        """Close the end that is read from."""
+        """Close the reading end of the pipe."""
         if self._reading >= 0:
             os.close(self._reading)
             self._reading = -1
@@ -91,7 +91,7 @@ class Speaking:
 
 @contextmanager
 def speaking(home: Path, *arguments: str, **environ: str) -> Iterator[Speaking]:
-    """Run a command; if it does not end by itself it is killed, and the test has failed by then."""
+    """Run a command. Kill it if it does not stop by itself."""
     running = Speaking(home, list(arguments), **environ)
     try:
         yield running
@@ -107,7 +107,7 @@ def speaking(home: Path, *arguments: str, **environ: str) -> Iterator[Speaking]:
 
 
 def ask(address: str, token: str, model: str = "gpt-4o") -> httpx.Response:
-    """Ask for a completion."""
+    """Send a chat request."""
     with httpx.Client(base_url=address, trust_env=False, timeout=30) as http:
         return http.post(
             "/v1/chat/completions",
@@ -117,21 +117,21 @@ def ask(address: str, token: str, model: str = "gpt-4o") -> httpx.Response:
 
 
 def of(home: Path, file: str) -> dict[str, Any]:
-    """Return what the folder says."""
+    """Return the content of a JSON file in the home folder."""
     found: dict[str, Any] = json.loads((home / file).read_text())
     return found
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """The folder of one installation: making its servers takes seconds, and starting them again does not."""
+    """The home folder of one installation. The module shares it because creating its servers takes seconds."""
     with folder_of_its_own() as folder:
         yield folder / "home"
 
 
 @pytest.mark.parametrize(("end", "number"), [("closed", signal.SIGTERM), ("not read", signal.SIGINT)])
-def test_nobody_reads_what_ibex_dev_says(home: Path, end: str, number: int) -> None:
-    """Requests are answered and recorded; a signal ends it and its servers, with exit code 0."""
+def test_ibex_dev_serves_without_a_reader_of_its_output(home: Path, end: str, number: int) -> None:
+    """Requests are answered and recorded. A signal stops IBEX and its servers with exit code 0."""
     with speaking(home, "dev") as dev:
         dev.read_until("Ctrl-C stops IBEX")
         dev.stop_reading(end)
@@ -145,8 +145,8 @@ def test_nobody_reads_what_ibex_dev_says(home: Path, end: str, number: int) -> N
     assert processes_on(home) == []
 
 
-def test_nobody_reads_the_log_of_ibex_serve(home: Path) -> None:
-    """Requests are answered, dropped lines are counted, SIGTERM ends it; what was read of the log is ASCII."""
+def test_ibex_serve_serves_without_a_reader_of_its_log(home: Path) -> None:
+    """IBEX counts dropped lines and stops on SIGTERM. The lines that were read are ASCII."""
     with speaking(home, "dev") as dev:
         dev.read_until("Ctrl-C stops IBEX")
         token = of(home, "installation.json")["agent_token"]
@@ -167,7 +167,7 @@ def test_nobody_reads_the_log_of_ibex_serve(home: Path) -> None:
 
 
 def dropped(address: str) -> float:
-    """Return how many lines the process says that it has dropped."""
+    """Return the number of dropped lines that the process reports."""
     with httpx.Client(base_url=address, trust_env=False) as http:
         text = http.get("/metrics").text
     found = re.search(r"^ibex_proxy_log_lines_dropped_total (\S+)$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""`ibex serve` as a process of its own, full of requests when it is told to end, and full of idle connections."""
+"""``ibex serve`` as a separate process: shutdown under load, many idle connections, no file descriptors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EVENTS = stream_events(text_deltas("Hello"), usage=False)
 
 
 class Served:
-    """A proxy that runs, and the provider behind it."""
+    """A running proxy and the scripted provider behind it."""
 
     def __init__(self, provider: ScriptedOpenAI, process: IbexProcess, token: str) -> None:
         said = process.wait_for_line("listening on", START_TIMEOUT_S)
@@ -62,7 +62,7 @@ class Served:
         return "\r\n".join((*lines, "", body)).encode()
 
     def begin(self, script: Script, *, stream: bool) -> RawClient:
-        """Send a request and return its client once it is at the provider."""
+        """Send a request, and return its client once the provider has received it."""
         self.provider.put(script)
         number = len(self.provider.requests) + 1
         client = RawClient(self.address)
@@ -73,7 +73,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What a proxy is started with, and the token of an agent."""
+    """The environment of a proxy, and the token of an agent."""
 
     environ: dict[str, str]
     token: str
@@ -83,7 +83,7 @@ class Installation:
 def installation(
     module_postgres: PostgresDatabase, module_clickhouse: ClickHouseDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> Installation:
-    """The same for all tests here."""
+    """One installation for all tests of the module."""
     folder = tmp_path_factory.mktemp("installation")
     environ = {
         "OPENAI_API_KEY": KEY,
@@ -114,12 +114,12 @@ def served(installation: Installation, tmp_path: Path) -> Iterator[Served]:
                 process.stop(signal.SIGTERM)
 
 
-def test_it_is_told_to_end_under_a_hundred_requests(
+def test_sigterm_under_load_answers_and_records_every_request(
     served: Served, module_postgres: PostgresDatabase, module_clickhouse: ClickHouseDatabase
 ) -> None:
-    """What can finish does. The rest is told at the deadline: streams by the error event, others by the envelope.
+    """Requests that can finish do so. At the deadline the others get an error event or an error envelope.
 
-    No new work is taken. Every one of them is on record when the process has ended, with exit code 0.
+    IBEX accepts no new requests and exits with code 0.
     """
     finish, never = Gate(), Gate()
     buffered = [served.begin(_buffered(finish if n % 2 else never), stream=False) for n in range(EACH)]
@@ -157,8 +157,8 @@ def test_it_is_told_to_end_under_a_hundred_requests(
         client.close()
 
 
-def test_a_thousand_idle_connections(served: Served) -> None:
-    """Each costs little, those that were used included, and none counts as load: all are served when they ask."""
+def test_a_thousand_idle_connections_use_little_memory(served: Served) -> None:
+    """They do not count as load, and each can send a request."""
     warm = [served.begin(completion("first"), stream=False)]
     assert warm[0].response().status == 200
     warm += [_idle(served) for _ in range(IDLE // 10)]
@@ -178,8 +178,8 @@ def test_a_thousand_idle_connections(served: Served) -> None:
         assert client.response().status == 200
 
 
-def test_a_process_that_has_no_descriptor_left(served: Served) -> None:
-    """503 OVERLOADED with when to come again, and one line in the log; afterwards it is served."""
+def test_a_process_without_file_descriptors_returns_503(served: Served) -> None:
+    """The response has ``Retry-After``, and the log has one line. IBEX serves requests again afterwards."""
     with RawClient.connected(served.address) as client:
         client.send(b"GET /health HTTP/1.1\r\nhost: ibex.test\r\n\r\n")
         assert client.response().status == 200
@@ -187,7 +187,7 @@ def test_a_process_that_has_no_descriptor_left(served: Served) -> None:
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         taken = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
         lowest = min(set(range(len(taken) + 1)) - taken)
-        assert before[0] == before[1]  # it has raised its soft limit
+        assert before[0] == before[1]  # IBEX has raised its soft limit
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest, before[1]))
         for _ in range(5):
             client.send(served.chat(stream=False))
@@ -203,7 +203,7 @@ def test_a_process_that_has_no_descriptor_left(served: Served) -> None:
 
 
 def _idle(served: Served) -> RawClient:
-    """Return a connection on which a request was answered: it is accepted and kept."""
+    """Return an idle connection that has already served a request."""
     client = RawClient(served.address)
     client.send(b"GET /health HTTP/1.1\r\nhost: ibex.test\r\n\r\n")
     assert client.response().status == 200

@@ -1,7 +1,7 @@
-"""The provider fails before anything of its answer is at the client (docs/faults.md): always an envelope.
+"""The provider fails before the client has received any of its response (docs/faults.md): always an envelope.
 
-Each request goes from a client's socket through the whole proxy to a scripted provider's; afterwards the next one is
-served by the same process, and every request is on record once.
+Each request goes from a client's socket through the whole proxy to a scripted provider. The same process serves the
+next request, and every request is recorded once.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ EVENTS = stream_events(text_deltas("slow"))
 def assert_failed(
     proxy: Loopback, seen: Seen, outcome: tuple[int, str], attempts: int, *, code: str | None = None
 ) -> None:
-    """Assert what the client gets and what is recorded; ``code`` is the provider's.
+    """Assert the client's response and the record. ``code`` is the provider's.
 
-    After retries, the client is told not to retry.
+    After retries, the response tells the client not to retry.
     """
     assert (seen.status, seen.error["code"]) == (outcome[0], code or outcome[1])
     assert seen.error.get("ibex_code") == (outcome[1] if code else None)
@@ -108,8 +108,10 @@ def assert_failed(
         (529, UNAVAILABLE, 4),
     ],
 )
-def test_each_status(proxy: Loopback, status: int, outcome: tuple[int, str], attempts: int, *, streamed: bool) -> None:
-    """The table of the contract; the provider's words reach the client only where it judged the client's request."""
+def test_each_status_of_the_provider_is_mapped(
+    proxy: Loopback, status: int, outcome: tuple[int, str], attempts: int, *, streamed: bool
+) -> None:
+    """The provider's message reaches the client only if it concerns the client's request."""
     seen = proxy.ask(*[error(status, "canary-words", code="a_code")] * attempts, stream=streamed)
     assert_failed(proxy, seen, outcome, attempts, code=None if outcome == UNAVAILABLE else "a_code")
     assert (b"canary-words" in seen.body) is (outcome[1] == "INVALID_REQUEST")
@@ -118,23 +120,25 @@ def test_each_status(proxy: Loopback, status: int, outcome: tuple[int, str], att
 
 
 @pytest.mark.parametrize(("asked", "told", "attempts"), [("120", "120", 1), ("0", "1", 4), ("soon", None, 4)])
-def test_a_rate_limit_says_when_to_come_again(proxy: Loopback, asked: str, told: str | None, attempts: int) -> None:
-    """What the provider asks for, a second at least; a delay that is too long is not waited for."""
+def test_a_rate_limit_of_the_provider_returns_retry_after(
+    proxy: Loopback, asked: str, told: str | None, attempts: int
+) -> None:
+    """The value is the provider's, at least one second. IBEX does not retry if the delay is too long."""
     seen = proxy.ask(*[error(429, headers={"retry-after": asked})] * attempts)
     assert_failed(proxy, seen, (429, "RATE_LIMITED"), attempts)
     assert seen.headers.get("retry-after") == told
 
 
 def test_a_403_for_a_model_reaches_the_client(proxy: Loopback) -> None:
-    """It refuses the request, and not the proxy's key."""
+    """The provider refuses the request, not the proxy's key."""
     seen = proxy.ask(error(403, "canary-words", code="model_not_found"))
     assert_failed(proxy, seen, (403, "INVALID_REQUEST"), 1, code="model_not_found")
     assert seen.error["message"] == "canary-words"
 
 
 @pytest.mark.parametrize("fields", [{"code": "insufficient_quota"}, {"kind": "insufficient_quota"}])
-def test_a_quota_that_is_used_up_is_asked_for_once(proxy: Loopback, fields: dict[str, Any]) -> None:
-    """SDKs do not retry it either. The provider's text, which names the account, stays hidden."""
+def test_an_exhausted_quota_is_not_retried(proxy: Loopback, fields: dict[str, Any]) -> None:
+    """SDKs do not retry it either. The provider's message names the account and is hidden."""
     seen = proxy.ask(error(429, "canary-words", **fields))
     assert seen.status == 429
     assert seen.error[next(iter(fields)).replace("kind", "type")] == "insufficient_quota"
@@ -142,8 +146,8 @@ def test_a_quota_that_is_used_up_is_asked_for_once(proxy: Loopback, fields: dict
     assert (proxy.record(seen.request_id).error_code, len(proxy.provider.requests)) == ("RATE_LIMITED", 1)
 
 
-def test_a_context_that_is_too_long(proxy: Loopback) -> None:
-    """Clients look for this code, and SDKs show the message."""
+def test_a_context_that_is_too_long_returns_the_code_of_the_provider(proxy: Loopback) -> None:
+    """Clients check this code, and SDKs show the message."""
     said = error(400, "too long", code="context_length_exceeded", param="messages")
     told = proxy.ask(said).error
     assert (told["message"], told["code"], told["param"]) == (
@@ -155,8 +159,10 @@ def test_a_context_that_is_too_long(proxy: Loopback) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("script", [(Close(),), (Reset(),)])
-def test_a_connection_that_dies_before_the_answer(proxy: Loopback, script: Script, *, streamed: bool) -> None:
-    """Asked again, up to the last try; that a kept connection has died is not the provider's fault and no try."""
+def test_a_connection_that_closes_before_the_response_is_retried(
+    proxy: Loopback, script: Script, *, streamed: bool
+) -> None:
+    """A kept connection that has closed is not the provider's failure and not counted as a retry."""
     proxy.assert_healthy()
     seen = proxy.ask(*[script] * 5, stream=streamed)
     assert_failed(proxy, seen, UNAVAILABLE, 5)
@@ -166,22 +172,22 @@ def test_a_connection_that_dies_before_the_answer(proxy: Loopback, script: Scrip
 @pytest.mark.parametrize(
     "script", [(Send(b"no http\r\n\r\n"), Close()), (Send(head(101)),), (Send(head(200, GZIPPED)),)]
 )
-def test_an_answer_that_is_no_http(proxy: Loopback, script: Script, *, streamed: bool) -> None:
-    """As if the connection had died: no byte of an answer has come."""
+def test_a_response_of_invalid_http_is_retried(proxy: Loopback, script: Script, *, streamed: bool) -> None:
+    """IBEX treats it like a closed connection because no body byte has arrived."""
     seen = proxy.ask(*[script] * 4, stream=streamed)
     assert_failed(proxy, seen, UNAVAILABLE, 4)
 
 
-def test_a_failure_that_passes(proxy: Loopback) -> None:
-    """The client does not notice; the record says how often it was tried."""
+def test_a_temporary_failure_is_retried_until_it_succeeds(proxy: Loopback) -> None:
+    """The client gets the completion, and the record has the number of attempts."""
     seen = proxy.ask(error(503), (Close(),), (Reset(),), completion("well"))
     assert (seen.status, seen.body) == (200, completion_body("well"))
     exchange = proxy.record(seen.request_id)
     assert (exchange.status, exchange.attempts, exchange.is_complete) == (200, 4, True)
 
 
-def test_a_kept_connection_that_has_died_meanwhile(proxy: Loopback) -> None:
-    """The next request goes out on another."""
+def test_a_closed_kept_connection_is_replaced(proxy: Loopback) -> None:
+    """The next request uses another connection."""
     proxy.assert_healthy()
     proxy.provider.see(proxy.provider.cut())
     seen = proxy.ask(completion("well"))
@@ -210,16 +216,19 @@ BROKEN: list[Script] = [
 
 
 @pytest.mark.parametrize("script", BROKEN)
-def test_an_answer_that_is_broken(proxy: Loopback, script: Script) -> None:
-    """An envelope and nothing of the broken answer; the provider has answered, so it is not asked again."""
+def test_a_broken_response_is_not_retried(proxy: Loopback, script: Script) -> None:
+    """The client gets an envelope without any of the response.
+
+    IBEX does not retry because the provider has answered.
+    """
     seen = proxy.ask(script)
     assert_failed(proxy, seen, UNAVAILABLE, 1)
     assert b"canary-words" not in seen.body
 
 
 @pytest.mark.parametrize("script", [http_1_0, informational_first, connection_close, gzipped])
-def test_an_answer_that_is_unusual(proxy: Loopback, script: Callable[[str], Script]) -> None:
-    """It reaches the client byte for byte, and its usage the record."""
+def test_an_unusual_but_valid_response_is_forwarded(proxy: Loopback, script: Callable[[str], Script]) -> None:
+    """The client gets it byte for byte, and the record has its usage."""
     seen = proxy.ask(script("well"))
     assert (seen.status, seen.body) == (200, completion_body("well"))
     exchange = proxy.record(seen.request_id)
@@ -227,8 +236,8 @@ def test_an_answer_that_is_unusual(proxy: Loopback, script: Callable[[str], Scri
 
 
 @pytest.mark.parametrize("script", [html(), no_content(), completion("json"), redirect("/elsewhere")])
-def test_an_answer_that_should_have_been_a_stream(proxy: Loopback, script: Script) -> None:
-    """An envelope, since an envelope can still be sent."""
+def test_a_response_that_is_not_a_stream_gets_503(proxy: Loopback, script: Script) -> None:
+    """IBEX has not sent a response head yet, so it can send an envelope."""
     seen = proxy.ask(script, stream=True)
     assert seen.outcome == UNAVAILABLE
     assert proxy.record(seen.request_id).status == 503
@@ -252,7 +261,7 @@ SILENT: dict[str, tuple[Script, bool]] = {
 
 @pytest.fixture(scope="module")
 def silences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Loopback, dict[str, Seen]]]:
-    """What became of all the silences, each in a request of its own, at the same time."""
+    """The responses to all scripts of a silent provider, run at the same time."""
     folder = tmp_path_factory.mktemp("silent")
     with (
         ScriptedOpenAI.in_thread() as provider,
@@ -262,7 +271,7 @@ def silences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Loopbac
         asked = {}
         for number, (name, (script, streamed)) in enumerate(SILENT.items(), 1):
             asked[name] = threads.submit(proxy.ask, script, stream=streamed)
-            provider.see(provider.request(number))  # so that each gets its own script
+            provider.see(provider.request(number))  # so that each request gets its own script
         seen = {name: future.result() for name, future in asked.items()}
         for request in provider.requests:
             provider.see(request.closed_at())
@@ -270,12 +279,12 @@ def silences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Loopbac
 
 
 @pytest.mark.parametrize("name", SILENT)
-def test_a_provider_that_falls_silent(silences: tuple[Loopback, dict[str, Seen]], name: str) -> None:
-    """Told as a timeout, by the envelope or once a stream has begun by its last event; not tried again, and let go."""
+def test_a_silent_provider_times_out(silences: tuple[Loopback, dict[str, Seen]], name: str) -> None:
+    """The client gets an envelope, or the last event of a stream. IBEX does not retry, and closes the connection."""
     proxy, all_seen = silences
     seen = all_seen[name]
     exchange = proxy.record(seen.request_id)
-    if name == "an error that does not end":  # its status says enough
+    if name == "an error that does not end":  # the status determines the error
         assert seen.outcome == (400, "INVALID_REQUEST")
     elif seen.status == 200:
         assert name.startswith("streamed, a")
@@ -286,7 +295,7 @@ def test_a_provider_that_falls_silent(silences: tuple[Loopback, dict[str, Seen]]
 
 
 def test_a_slow_stream_is_not_cut(silences: tuple[Loopback, dict[str, Seen]]) -> None:
-    """It may take longer than ``OPENAI_REQUEST_TIMEOUT``, which limits buffered responses."""
+    """It may take longer than ``OPENAI_REQUEST_TIMEOUT``, which limits buffered responses only."""
     proxy, _ = silences
     pieces = [chunked(b":\n\n")] * 7 + [chunked(b"".join(EVENTS)), chunked(b"")]
     seen = proxy.ask((*open_stream(), *_slow(*pieces)), stream=True)
@@ -296,22 +305,22 @@ def test_a_slow_stream_is_not_cut(silences: tuple[Loopback, dict[str, Seen]]) ->
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_after_silence_the_next_is_served(silences: tuple[Loopback, dict[str, Seen]], *, streamed: bool) -> None:
-    """By the same process."""
+def test_the_request_after_a_timeout_is_served(silences: tuple[Loopback, dict[str, Seen]], *, streamed: bool) -> None:
+    """The same process serves it."""
     proxy, _ = silences
     assert proxy.ask(text_stream("well") if streamed else completion("well"), stream=streamed).status == 200
     proxy.wait_until_idle()
 
 
 @pytest.mark.parametrize("who", ["refuses", "has no address", "speaks no TLS", "has a certificate of its own making"])
-def test_a_provider_that_cannot_be_reached(tmp_path: Path, who: str) -> None:
-    """Unavailable after all tries; the key is not sent to whoever is there. Then it is reached, without a restart."""
+def test_an_unreachable_provider_returns_503_after_all_retries(tmp_path: Path, who: str) -> None:
+    """IBEX does not send the key. It reaches the provider later without a restart."""
     with ScriptedOpenAI.in_thread() as provider:
         port = int(provider.base_url.rpartition(":")[2].removesuffix("/v1"))
         address = provider.base_url
         if who == "refuses":
             provider.see(provider.stop())
-        elif who == "has no address":  # too long for any resolver to ask a server for it
+        elif who == "has no address":  # too long for a resolver to query a server
             address = f"http://{'.'.join(['a' * 60] * 5)}/v1"
         elif who == "speaks no TLS":
             address = address.replace("http://", "https://")

@@ -1,7 +1,7 @@
-"""PostgreSQL, ClickHouse or the journal's disk fails under the record (docs/faults.md).
+"""PostgreSQL, ClickHouse or the journal's disk fails (docs/faults.md). Completions continue.
 
-Completions go on; what cannot be stored waits in the journal and arrives once, or its loss is counted. Afterwards the
-next request is on record without a restart.
+The journal keeps exchanges until they are stored once, or counts their loss. Afterwards the next request is recorded
+without a restart.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ DISK_BYTES = 3 * 1024 * 1024
 def shared_stack(
     module_postgres: PostgresDatabase, module_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RecordStack]:
-    """One stack for all of these tests: each ends with everything whole."""
+    """One stack for all tests of the module. Each test repairs what it broke."""
     with RecordStack.running(module_postgres, module_redis.url, tmp_path_factory.mktemp("record")) as running:
         running.start_proxy()
         yield running
@@ -51,7 +51,7 @@ def shared_stack(
 
 @pytest.fixture
 def stack(shared_stack: RecordStack) -> Iterator[RecordStack]:
-    """The stack, warm; afterwards it must be whole again, and its next request on record, without a restart."""
+    """The warmed-up stack. Afterwards it must be ready and record its next request without a restart."""
     before = shared_stack.ask(2)
     assert {answer.status for answer in before} == {200}
     yield shared_stack
@@ -68,8 +68,8 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield disk
 
 
-def test_postgres_crashes(stack: RecordStack) -> None:
-    """Known tokens and directives are served through it; a change is refused in a line."""
+def test_requests_are_served_while_postgres_is_down(stack: RecordStack) -> None:
+    """Known tokens and directives are cached. A command that changes something fails with a one-line error."""
     failures = stack.counter(FAILURES, "checkpoints")
     stack.postgres.server.stop(immediate=True)
     answers = stack.ask(20)
@@ -83,8 +83,8 @@ def test_postgres_crashes(stack: RecordStack) -> None:
     stack.assert_recorded(answers)
 
 
-def test_postgres_restarts_at_once_under_load(stack: RecordStack) -> None:
-    """A crash between two statements of a batch stores all of it or nothing, and the batch comes again."""
+def test_no_checkpoint_is_lost_if_postgres_crashes_under_load(stack: RecordStack) -> None:
+    """A crash within a batch stores all of it or nothing, and IBEX retries the batch."""
     answers = []
     for _ in range(2):
         answers += stack.ask(20)
@@ -95,8 +95,8 @@ def test_postgres_restarts_at_once_under_load(stack: RecordStack) -> None:
     stack.assert_recorded(answers)
 
 
-def test_postgres_is_read_only(stack: RecordStack) -> None:
-    """As a standby is: reading goes on, what is to be written waits, a change says why it fails."""
+def test_checkpoints_wait_while_postgres_is_read_only(stack: RecordStack) -> None:
+    """A standby is read-only too. A command that changes something reports the reason."""
     failures = stack.counter(FAILURES, "checkpoints")
     stack.alter("ALTER SYSTEM SET default_transaction_read_only = on")
     answers = stack.ask(20)
@@ -109,8 +109,8 @@ def test_postgres_is_read_only(stack: RecordStack) -> None:
     stack.assert_recorded(answers)
 
 
-def test_postgres_is_slow_and_its_link_is_cut(stack: RecordStack) -> None:
-    """Nobody who asks for a completion waits; a batch that is cut off wherever it was comes again, and counts once."""
+def test_no_checkpoint_is_lost_if_the_link_to_postgres_is_cut(stack: RecordStack) -> None:
+    """Completions do not wait for a slow PostgreSQL. IBEX retries an interrupted batch, and it counts once."""
     stack.to_postgres.delay_s = 0.1
     answers = stack.ask(10)
     stack.to_postgres.cut()
@@ -122,8 +122,8 @@ def test_postgres_is_slow_and_its_link_is_cut(stack: RecordStack) -> None:
     stack.assert_recorded(answers)
 
 
-def test_postgres_takes_no_more_connections(stack: RecordStack) -> None:
-    """The role has all that it may: what the proxy holds is cut, and no new one is given."""
+def test_checkpoints_wait_while_postgres_refuses_connections(stack: RecordStack) -> None:
+    """PostgreSQL closes the proxy's connections and accepts no new one."""
     failures = stack.counter(FAILURES, "checkpoints")
     stack.alter("ALTER ROLE ibex_app CONNECTION LIMIT 0")
     stack.alter("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ibex_app'")
@@ -135,8 +135,8 @@ def test_postgres_takes_no_more_connections(stack: RecordStack) -> None:
     stack.assert_recorded(answers)
 
 
-def test_postgres_refuses_one_row(stack: RecordStack) -> None:
-    """It ends in the dead letters alone; what came with it is stored, its own trace as well."""
+def test_a_row_that_postgres_refuses_becomes_a_dead_letter(stack: RecordStack) -> None:
+    """The other rows of its batch are stored, and so is its own trace."""
     dead_lettered = stack.counter(BURIED, "checkpoints")
     stack.alter("ALTER TABLE checkpoints ADD CONSTRAINT no_poison CHECK (model <> 'gpt-poison') NOT VALID")
     answers = stack.ask(5) + (poisoned := stack.ask(1, model="gpt-poison")) + stack.ask(5)
@@ -149,8 +149,8 @@ def test_postgres_refuses_one_row(stack: RecordStack) -> None:
     assert ("checkpoints", str(poisoned[0].request_id)) in stack.dead_letters()
 
 
-def test_clickhouse_is_down(stack: RecordStack) -> None:
-    """Checkpoints are stored meanwhile: the sinks do not wait for each other."""
+def test_checkpoints_are_stored_while_clickhouse_is_down(stack: RecordStack) -> None:
+    """The sinks do not wait for each other."""
     failures = stack.counter(FAILURES, "traces")
     assert stack.engine.pid is not None
     os.kill(stack.engine.pid, signal.SIGKILL)
@@ -164,8 +164,8 @@ def test_clickhouse_is_down(stack: RecordStack) -> None:
     stack.assert_recorded(answers)
 
 
-def test_clickhouse_is_frozen(stack: RecordStack) -> None:
-    """Connections stay and nothing answers: readiness says so within its bound, requests do not feel it."""
+def test_requests_are_served_while_clickhouse_is_frozen(stack: RecordStack) -> None:
+    """Its connections stay open without an answer. Readiness reports it within its time limit."""
     assert stack.engine.pid is not None
     os.kill(stack.engine.pid, signal.SIGSTOP)
     answers = stack.ask(20)
@@ -177,8 +177,8 @@ def test_clickhouse_is_frozen(stack: RecordStack) -> None:
     stack.assert_recorded(answers)
 
 
-def test_clickhouse_refuses_one_row(stack: RecordStack) -> None:
-    """It ends in the dead letters alone; what came with it is stored, its own checkpoint as well."""
+def test_a_row_that_clickhouse_refuses_becomes_a_dead_letter(stack: RecordStack) -> None:
+    """The other rows of its batch are stored, and so is its own checkpoint."""
     dead_lettered = stack.counter(BURIED, "traces")
     stack.tell_clickhouse("ADD CONSTRAINT no_poison CHECK model != 'gpt-poison'")
     answers = stack.ask(5) + (poisoned := stack.ask(1, model="gpt-poison")) + stack.ask(5)
@@ -191,11 +191,11 @@ def test_clickhouse_refuses_one_row(stack: RecordStack) -> None:
     assert ("traces", str(poisoned[0].request_id)) in stack.dead_letters()
 
 
-def test_the_journals_disk_fills_up(stack: RecordStack, disk: SmallDisk) -> None:
-    """What cannot be kept is lost and counted, for each sink; what comes once there is room is on record."""
+def test_losses_are_counted_while_the_disk_of_the_journal_is_full(stack: RecordStack, disk: SmallDisk) -> None:
+    """Each sink counts its losses. Exchanges are recorded again once the disk has space."""
     stack.restart_proxy(IBEX_JOURNAL_DIR=str(disk.path / "journal"))
     losses = [stack.counter(LOSSES, sink) for sink in ("checkpoints", "traces")]
-    stack.engine.stop()  # else what it takes makes room again and again
+    stack.engine.stop()  # otherwise its deliveries free space in the journal
     disk.fill()
     asked = _ask_until_one_is_lost(stack)
     stack.assert_degraded("clickhouse", "journal")
@@ -213,7 +213,7 @@ def test_the_journals_disk_fills_up(stack: RecordStack, disk: SmallDisk) -> None
 
 
 def test_a_proxy_that_starts_on_a_full_disk_serves(stack: RecordStack, disk: SmallDisk) -> None:
-    """A worker that died does not stay away for it; the journal is opened when there is room, without a restart."""
+    """A worker must restart even then. IBEX opens the journal once the disk has space, without a restart."""
     disk.fill()
     stack.restart_proxy(IBEX_JOURNAL_DIR=str(disk.path / "journal"))
     lost = stack.ask(4)
@@ -229,8 +229,8 @@ def test_a_proxy_that_starts_on_a_full_disk_serves(stack: RecordStack, disk: Sma
     stack.restart_proxy()
 
 
-def test_a_journal_at_its_bound_sheds_traces_before_checkpoints(stack: RecordStack, tmp_path: Path) -> None:
-    """ClickHouse is away: what only it waits for makes room for what PostgreSQL takes."""
+def test_a_full_journal_drops_traces_before_checkpoints(stack: RecordStack, tmp_path: Path) -> None:
+    """ClickHouse is down, so its traces make room for checkpoints."""
     stack.restart_proxy(IBEX_JOURNAL_DIR=str(tmp_path / "journal"), IBEX_JOURNAL_MAX_BYTES="65536")
     stack.engine.stop()
     answers: list[Answer] = []
@@ -249,7 +249,10 @@ def test_a_journal_at_its_bound_sheds_traces_before_checkpoints(stack: RecordSta
 
 
 def test_a_flood_of_unknown_tokens_reaches_neither_auth_nor_the_record(stack: RecordStack) -> None:
-    """A thousand well-formed tokens that nobody has: 401 each, less than one in a hundred past the filter, no row."""
+    """Each of a thousand well-formed unknown tokens gets 401.
+
+    Less than one in a hundred passes the Bloom filter, and no row is written.
+    """
     lookups = "ibex_proxy_filter_lookups_total"
     _wait_for_the_filter(stack, lookups)
     rows = (len(stack.traces()), len(stack.checkpoints()))
@@ -265,16 +268,18 @@ def test_a_flood_of_unknown_tokens_reaches_neither_auth_nor_the_record(stack: Re
     assert stack.metric(lookups, outcome="absent") - absent > FLOOD * 99 / 100
     known = stack.ask(2)
     assert {answer.status for answer in known} == {200}
-    stack.assert_recorded(known)  # whatever the flood had left would have been delivered before
+    stack.assert_recorded(known)  # exchanges of the flood would have been delivered before these
     assert set(ids).isdisjoint([*stack.traces(), *stack.checkpoints()])
     found = (len(stack.traces()), len(stack.checkpoints()))
-    assert all(now - before < FLOOD / 100 for now, before in zip(found, rows, strict=True))  # under other ids neither
+    assert all(
+        now - before < FLOOD / 100 for now, before in zip(found, rows, strict=True)
+    )  # no rows with other ids either
 
 
-def test_a_flood_of_guesses_at_a_known_token_leaves_live_tokens_alone(stack: RecordStack) -> None:
-    """A thousand random secrets with a known id: 401, or 503 from the lane. Tokens seen for the first time are served.
+def test_a_flood_of_guesses_at_a_known_token_does_not_block_live_tokens(stack: RecordStack) -> None:
+    """Each guess gets 401, or 503 from the limit for guesses. New tokens and the guessed one are served.
 
-    So is the token whose id it is, which was verified before. Auth sees few of the guesses, and no row is written.
+    Auth receives few of the guesses, and no row is written.
     """
     create = ("token", "create", "--agent", "one", "--json", "--name")
     fresh = [stack.production.ibex(*create, f"fresh-{number}")["token"] for number in range(FRESH)]
@@ -313,7 +318,7 @@ def _unknown() -> dict[str, str]:
 
 
 def _wait_for_the_filter(stack: RecordStack, lookups: str) -> None:
-    """Ask with unknown tokens until the filter excludes one: a worker builds it after it starts."""
+    """Send unknown tokens until the filter rejects one: a worker builds the filter after it starts."""
     deadline = time.monotonic() + WAIT_S
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
     before = stack.metric(lookups, outcome="absent")

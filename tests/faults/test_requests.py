@@ -1,7 +1,7 @@
-"""Requests that are malformed, hostile or too large (docs/faults.md), through the whole proxy.
+"""Malformed, hostile or too large requests (docs/faults.md), through the whole proxy.
 
-A body is judged once its caller is known, so that a refusal of it is on record; of what is no HTTP nobody knows whose
-it was. What is refused never reaches the provider.
+IBEX checks a body after authenticating its caller, so a refused body is recorded. Invalid HTTP has no known caller and
+no record. A refused request never reaches the provider.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def with_member(name: bytes, value: bytes) -> bytes:
 
 
 def nested(depth: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
-    """Return JSON that is so deep."""
+    """Return JSON of this depth."""
     return opening * depth + closing * depth
 
 
 def filled(unit: bytes) -> bytes:
-    """Return an array of as many of the unit as a body has room for."""
+    """Return an array with as many of the unit as fit into a body."""
     return b"[" + unit * ((MOST - 4_096) // len(unit)) + b"0]"
 
 
@@ -103,14 +103,14 @@ REFUSED: dict[str, tuple[bytes, tuple[int, str]]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_body_that_is_refused(proxy: Loopback, name: str) -> None:
-    """The envelope, in bounded time and memory; on record as refused; the provider hears nothing of it."""
+def test_an_invalid_body_gets_an_error_envelope(proxy: Loopback, name: str) -> None:
+    """IBEX bounds the time and memory, and records the refusal. The provider gets no request."""
     body, outcome = REFUSED[name]
     before, began = resident_kib(), time.monotonic()
     seen = proxy.ask(body=body)
     assert seen.outcome == outcome
     assert resident_kib() - before < ROOM_KIB
-    assert time.monotonic() - began < 20  # a busy machine; the worst takes a tenth of a second
+    assert time.monotonic() - began < 20  # generous for a busy machine: the slowest case takes a tenth of a second
     assert len(seen.body) < 10_000
     assert b"canary" not in seen.body
     exchange = proxy.record(seen.request_id)
@@ -131,8 +131,8 @@ FORWARDED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", FORWARDED)
-def test_a_body_that_is_only_odd(proxy: Loopback, name: str) -> None:
-    """What need not be understood is the provider's to judge: member by member as the client wrote it."""
+def test_an_unusual_but_valid_body_is_forwarded_unchanged(proxy: Loopback, name: str) -> None:
+    """IBEX leaves members that it does not interpret to the provider, as the client wrote them."""
     body = FORWARDED[name]
     seen = proxy.ask(completion("well"), body=body)
     assert (seen.status, seen.body) == (200, completion_body("well"))
@@ -144,13 +144,13 @@ def test_a_body_that_is_only_odd(proxy: Loopback, name: str) -> None:
 
 
 def _members(body: bytes) -> list[Any]:
-    """Return the members in their order, each number as its text, and each twice that is there twice."""
+    """Return the members in order, with numbers as text and duplicates kept."""
     pairs = json.loads(body, object_pairs_hook=list, parse_int=str, parse_float=str)
     return list(pairs)
 
 
-def test_a_lone_surrogate_in_a_text(proxy: Loopback) -> None:
-    """JSON can write it and UTF-8 cannot: it is passed on as it was written, or refused, and never an error of ours."""
+def test_a_lone_surrogate_in_a_text_causes_no_internal_error(proxy: Loopback) -> None:
+    """JSON can represent it and UTF-8 cannot. IBEX forwards it unchanged or refuses it."""
     seen = proxy.ask(completion("well"), body=BODY.replace(b"canary-prompt", b"\\ud800"))
     assert seen.status in {200, 400}
     assert proxy.record(seen.request_id).status == seen.status
@@ -161,8 +161,8 @@ def _text_of(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["by length", "by chunks"])
-def test_a_body_of_ten_mebibytes(proxy: Loopback, how: str) -> None:
-    """Reaches the provider whole; one byte more is refused, by its declared length before any of it is read."""
+def test_a_body_of_the_maximum_size_is_forwarded(proxy: Loopback, how: str) -> None:
+    """A body with one more byte gets 413. IBEX refuses a larger declared length before it reads the body."""
     proxy.provider.put(completion("well"))
     with proxy.client() as client:
         _send(proxy, client, _text_of(MOST), how)
@@ -178,7 +178,7 @@ def test_a_body_of_ten_mebibytes(proxy: Loopback, how: str) -> None:
 
 
 def test_a_declared_length_is_refused_before_the_body(proxy: Loopback) -> None:
-    """Who waits to be told to go on never is."""
+    """The client gets 413 instead of 100 Continue."""
     with proxy.client() as client:
         client.send(proxy.head(f"content-length: {MOST + 1}", "expect: 100-continue"))
         assert client.response().outcome == (413, "PAYLOAD_TOO_LARGE")
@@ -216,8 +216,8 @@ def _send(proxy: Loopback, client: RawClient, body: bytes, how: str) -> None:
         ("x-ibex-session-end: \x85true", WRONG),
     ],
 )
-def test_a_header_that_is_wrong(proxy: Loopback, header: str, outcome: tuple[int, str]) -> None:
-    """Told as any other error; of two content types neither counts."""
+def test_an_invalid_header_gets_an_error_envelope(proxy: Loopback, header: str, outcome: tuple[int, str]) -> None:
+    """IBEX refuses a second, unsupported content type too. The refusal is recorded."""
     with proxy.client() as client:
         client.send(proxy.chat(BODY, header))
         seen = client.response()
@@ -254,8 +254,8 @@ HEADERS: dict[str, tuple[Sequence[str], int]] = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_what_two_could_read_in_two_ways(proxy: Loopback, name: str) -> None:
-    """Refused before anything is looked at, and the connection closed: nothing that follows is a request."""
+def test_ambiguous_framing_is_refused(proxy: Loopback, name: str) -> None:
+    """IBEX closes the connection without processing the request, so no smuggled request can follow."""
     lines, status = HEADERS[name]
     with proxy.client() as client:
         client.send(proxy.head(*lines, request_id=(request_id := uuid4())) + BODY)
@@ -277,8 +277,8 @@ def test_what_two_could_read_in_two_ways(proxy: Loopback, name: str) -> None:
         b"\x00" * 100,
     ],
 )
-def test_what_is_no_request(proxy: Loopback, sent: bytes) -> None:
-    """An envelope, and the end of the connection."""
+def test_invalid_http_gets_400(proxy: Loopback, sent: bytes) -> None:
+    """The client gets an error envelope, and the connection closes."""
     with proxy.client() as client:
         client.send(sent)
         _is_refused(client, 400)
@@ -292,8 +292,8 @@ def _is_refused(client: RawClient, status: int) -> None:
 
 
 @pytest.mark.parametrize("size", [b"0x5", b"-1", b"zz", b"", b" 5", b"f" * 20, b"5\n", b"5;a\nb"])
-def test_a_chunk_whose_size_is_none(proxy: Loopback, size: bytes) -> None:
-    """Refused and closed, because nobody knows where the body ends."""
+def test_an_invalid_chunk_size_closes_the_connection(proxy: Loopback, size: bytes) -> None:
+    """The end of the body is unknown, so no request can follow it."""
     with proxy.client() as client:
         client.send(proxy.head(CHUNKED, request_id=(request_id := uuid4())) + size + b"\r\n{}{}{\r\n0\r\n\r\n")
         _is_refused(client, 400)
@@ -301,8 +301,8 @@ def test_a_chunk_whose_size_is_none(proxy: Loopback, size: bytes) -> None:
     assert proxy.provider.requests == []
 
 
-def test_two_tokens(proxy: Loopback) -> None:
-    """Neither counts, though one of them is good."""
+def test_a_request_with_two_tokens_gets_401(proxy: Loopback) -> None:
+    """IBEX accepts neither of them, although one is valid."""
     with proxy.client() as client:
         client.send(proxy.chat(BODY, "authorization: Bearer other"))
         seen = client.response()
@@ -321,8 +321,8 @@ def test_two_tokens(proxy: Loopback) -> None:
         ("Bearer\t{}", "MISSING_TOKEN"),
     ],
 )
-def test_a_blank_that_is_no_space_beside_a_token(proxy: Loopback, credential: str, code: str) -> None:
-    """It is a part of the credential, which is none then; the token alone is served on the same connection."""
+def test_a_blank_other_than_a_space_invalidates_a_token(proxy: Loopback, credential: str, code: str) -> None:
+    """The blank is part of the credential. The token alone is accepted afterwards."""
     line = f"authorization: {credential.format(proxy.token)}".encode("latin-1")
     head = proxy.head(LENGTH).replace(f"authorization: Bearer {proxy.token}".encode(), line)
     with proxy.client() as client:
@@ -346,8 +346,8 @@ def test_a_blank_that_is_no_space_beside_a_token(proxy: Loopback, credential: st
         "/v1\\chat\\completions",
     ],
 )
-def test_a_path_that_is_written_in_another_way(proxy: Loopback, path: str) -> None:
-    """Not found: whoever judges by the path before IBEX must not see another one than it. Nothing is on record."""
+def test_a_path_in_another_spelling_gets_404(proxy: Loopback, path: str) -> None:
+    """An intermediary that checks paths must see the same path as IBEX. The request is not recorded."""
     with proxy.client() as client:
         client.send(proxy.head(LENGTH, path=path, request_id=(request_id := uuid4())) + BODY)
         assert client.response().outcome == (404, "NOT_FOUND")
@@ -356,8 +356,8 @@ def test_a_path_that_is_written_in_another_way(proxy: Loopback, path: str) -> No
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions#x", "/v1/chat/completions\xff", "/v1/\xe9/"])
-def test_a_target_that_no_request_has(proxy: Loopback, path: str) -> None:
-    """A fragment, and what is no ASCII: refused, and the connection closed."""
+def test_an_invalid_request_target_gets_400(proxy: Loopback, path: str) -> None:
+    """A fragment and non-ASCII bytes are invalid. The connection closes."""
     with proxy.client() as client:
         client.send(proxy.head(LENGTH, path=path) + BODY)
         _is_refused(client, 400)
@@ -365,8 +365,8 @@ def test_a_target_that_no_request_has(proxy: Loopback, path: str) -> None:
 
 
 @pytest.mark.parametrize("nobodys", ["00000000-0000-0000-0000-000000000000", "FFFFFFFF-ffff-ffff-ffff-ffffffffffff"])
-def test_a_request_id_that_stands_for_none(proxy: Loopback, nobodys: str) -> None:
-    """It is replaced, on record too."""
+def test_a_nil_or_max_request_id_is_replaced(proxy: Loopback, nobodys: str) -> None:
+    """The record has the new id too."""
     proxy.provider.put(completion("well"))
     with proxy.client() as client:
         client.send(
@@ -378,16 +378,16 @@ def test_a_request_id_that_stands_for_none(proxy: Loopback, nobodys: str) -> Non
     assert proxy.record(seen.request_id).is_complete
 
 
-def test_a_token_in_the_trailers(proxy: Loopback) -> None:
-    """What comes after the body is no header."""
+def test_a_token_in_the_trailers_is_ignored(proxy: Loopback) -> None:
+    """Fields after the body are not headers."""
     lines = [line for line in proxy.head(CHUNKED).split(b"\r\n") if not line.startswith(b"authorization")]
     with proxy.client() as client:
         client.send(b"\r\n".join(lines) + b"%x\r\n%s\r\n0\r\nauthorization: Bearer x\r\n\r\n" % (len(BODY), BODY))
         assert client.response().outcome == (401, "MISSING_TOKEN")
 
 
-def test_pipelined_requests(proxy: Loopback) -> None:
-    """Answered in their order, each its own."""
+def test_pipelined_requests_are_answered_in_order(proxy: Loopback) -> None:
+    """Each gets its own response."""
     texts = [f"answer {n}" for n in range(5)]
     proxy.provider.put(*(completion(text) for text in texts))
     with proxy.client() as client:
@@ -397,8 +397,8 @@ def test_pipelined_requests(proxy: Loopback) -> None:
     assert {proxy.record(one.request_id).is_complete for one in seen} == {True}
 
 
-def test_a_request_hidden_in_a_body(proxy: Loopback) -> None:
-    """Is a body."""
+def test_a_request_hidden_in_a_body_is_not_processed(proxy: Loopback) -> None:
+    """IBEX reads it as the body of the outer request."""
     hidden = proxy.chat(BODY)
     with proxy.client() as client:
         client.send(proxy.chat(hidden) + proxy.chat(BODY))

@@ -97,14 +97,14 @@ def _events_of(seen: Seen) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for block in blocks for line in block.split("\n") if line.startswith("data: {")]
 
 
-# Whose a response is
+# Ownership of responses
 
 
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items")]
 )
-def test_the_response_of_another_organization(proxy: Loopback, method: str, path: str) -> None:
-    """The answer is the same as for a response that nobody received. The provider, which knows both, is not asked."""
+def test_the_response_of_another_organization_gets_404(proxy: Loopback, method: str, path: str) -> None:
+    """The error is the same as for an unknown response. The provider knows both and gets no request."""
     known = _received(proxy)
 
     for response_id in (known, "resp_of_nobody"):
@@ -117,7 +117,7 @@ def test_the_response_of_another_organization(proxy: Loopback, method: str, path
 
 
 def test_another_organization_cannot_continue_a_response(proxy: Loopback) -> None:
-    """The answer is the same as for a response that does not exist. The record has a trace and no turn."""
+    """The error is the same as for a response that does not exist. The record has a trace and no turn."""
     known = _received(proxy)
 
     seen = _ask(proxy, previous_response_id=known, token=proxy.neighbour_token)
@@ -128,7 +128,7 @@ def test_another_organization_cannot_continue_a_response(proxy: Loopback) -> Non
     assert (exchange.error_code, exchange.reached_provider) == ("RESPONSE_NOT_FOUND", False)
 
 
-def test_another_agent_of_the_organization_may_read_a_response_and_not_continue_it(proxy: Loopback) -> None:
+def test_another_agent_of_the_organization_can_only_read_a_response(proxy: Loopback) -> None:
     """Only the agent that received a response can continue it."""
     known = _received(proxy)
     as_colleague = (f"x-ibex-agent-id: {proxy.colleague}",)
@@ -153,8 +153,11 @@ def test_another_agent_of_the_organization_may_read_a_response_and_not_continue_
     ],
 )
 @pytest.mark.parametrize("is_first", [True, False])
-def test_a_reference_that_is_given_twice_or_folds(proxy: Loopback, name: bytes, *, is_first: bool) -> None:
-    """The proxy would check one id and the provider might read the other, so the request is refused."""
+def test_a_duplicate_reference_is_refused(proxy: Loopback, name: bytes, *, is_first: bool) -> None:
+    """The proxy would check one id and the provider might read the other.
+
+    Names that differ only in case are duplicates.
+    """
     known = _received(proxy)
     members = [b'"%b":"resp_of_another"' % name, b'"previous_response_id":"%b"' % known.encode()]
     if not is_first:
@@ -168,7 +171,7 @@ def test_a_reference_that_is_given_twice_or_folds(proxy: Loopback, name: bytes, 
 
 
 @pytest.mark.parametrize("name", ["Previous_Response_Id", "previou\u017f_response_id", "PREVIOUS_RESPONSE_ID"])
-def test_a_reference_that_folds_is_refused_alone(proxy: Loopback, name: str) -> None:
+def test_a_reference_with_a_name_in_another_case_is_refused(proxy: Loopback, name: str) -> None:
     """A provider that ignores case would read an id that the proxy has not checked."""
     body = json.dumps(ASKED | {name: "resp_of_another"}, ensure_ascii=False).encode()
     seen = _send(proxy, _request(proxy, body))
@@ -177,8 +180,8 @@ def test_a_reference_that_folds_is_refused_alone(proxy: Loopback, name: str) -> 
     assert proxy.provider.requests == []
 
 
-def test_a_record_that_cannot_be_read(proxy: Loopback) -> None:
-    """An unknown id gets 503 with ``Retry-After``, not 404. Responses that the worker remembers can be continued."""
+def test_an_unreadable_record_gets_503_for_unknown_responses(proxy: Loopback) -> None:
+    """The response has ``Retry-After`` and is not 404. Responses that the worker remembers can be continued."""
     known = _received(proxy)
     proxy.let_record_fail()
     try:
@@ -195,7 +198,7 @@ def test_a_record_that_cannot_be_read(proxy: Loopback) -> None:
 
 
 @pytest.mark.parametrize("path", ["resp_1%2F..%2Fresp_2", "..", "resp_1/../resp_2", "%2e%2e", "resp_1%00", "resp%20_1"])
-def test_an_id_in_another_spelling(proxy: Loopback, path: str) -> None:
+def test_an_invalid_response_id_is_refused(proxy: Loopback, path: str) -> None:
     """The request is refused and does not become another path at the provider."""
     seen = _of_stored(proxy, "GET", path)
 
@@ -203,7 +206,7 @@ def test_an_id_in_another_spelling(proxy: Loopback, path: str) -> None:
     assert proxy.provider.requests == []
 
 
-# Its session
+# Sessions
 
 
 def test_a_turn_that_continues_a_response_is_in_its_session(proxy: Loopback) -> None:
@@ -224,8 +227,10 @@ def test_a_turn_that_continues_a_response_is_in_its_session(proxy: Loopback) -> 
 
 
 @pytest.mark.parametrize(("headers", "handle"), [(("session-id: of-codex",), "of-codex"), (("session-id: a b",), None)])
-def test_a_session_that_codex_names(proxy: Loopback, headers: tuple[str, ...], handle: str | None) -> None:
-    """``session-id`` names the session of a turn. An invalid value is ignored: the header is not the proxy's."""
+def test_the_session_id_header_of_codex_names_the_session(
+    proxy: Loopback, headers: tuple[str, ...], handle: str | None
+) -> None:
+    """``session-id`` names the session of a turn. IBEX ignores an invalid value, because the header is not its own."""
     seen = _ask(proxy, more=headers)
 
     assert seen.status == 200
@@ -242,7 +247,7 @@ def _stream(proxy: Loopback, script: Script, **members: Any) -> Seen:
 @pytest.mark.parametrize(
     "end", [(Send(chunked(b"")),), (Close(),), (Send(chunked(b"event: x\ndata: half")), Close()), (Send(b"zz\r\n"),)]
 )
-def test_an_interrupted_stream(proxy: Loopback, end: Script) -> None:
+def test_an_interrupted_stream_ends_with_error_events(proxy: Loopback, end: Script) -> None:
     """The client gets what arrived, then ``response.failed`` and ``error`` with the id and the next numbers."""
     response = _response()
     came = response_events(response, PIECES)[:6]
@@ -261,7 +266,7 @@ def test_an_interrupted_stream(proxy: Loopback, end: Script) -> None:
     assert exchange.summary.completion_hash == hashlib.sha256("".join(PIECES[:2]).encode()).hexdigest()
 
 
-def test_a_stream_that_fails_at_the_provider(proxy: Loopback) -> None:
+def test_a_failure_event_of_the_provider_is_forwarded_once(proxy: Loopback) -> None:
     """The client gets the provider's own event, once. The record says that the stream failed."""
     failed = _response(status="failed", output=[], error={"code": "server_error", "message": "canary"}, usage=None)
     events = [*response_events(_response(), PIECES)[:6], *response_events(_with_message(failed), ())[-1:]]
@@ -278,8 +283,8 @@ def _with_message(response: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("rest", [(), (b"data: [DONE]\n\n",), (b": bye\n\n", b"event: error\ndata: {}\n\n")])
-def test_events_after_the_end(proxy: Loopback, rest: tuple[bytes, ...]) -> None:
-    """Servers send different ones. They are forwarded, and the turn is complete without them."""
+def test_events_after_the_end_are_forwarded(proxy: Loopback, rest: tuple[bytes, ...]) -> None:
+    """Servers send different ones. The turn is complete without them."""
     events = response_events(_response(), PIECES)
 
     seen = _stream(proxy, stream(*events, *rest), instructions=OWN)
@@ -290,7 +295,7 @@ def test_events_after_the_end(proxy: Loopback, rest: tuple[bytes, ...]) -> None:
     assert exchange.summary.usage.total_tokens == 11
 
 
-def test_a_stream_left_open_after_its_end(proxy: Loopback) -> None:
+def test_a_stream_that_stays_open_after_its_end_is_closed(proxy: Loopback) -> None:
     """The response to the client ends, and the connection to the provider is closed."""
     seen = _stream(proxy, (*open_stream(*response_events(_response(), PIECES)), Silent()))
 
@@ -299,8 +304,8 @@ def test_a_stream_left_open_after_its_end(proxy: Loopback) -> None:
     proxy.provider.see(proxy.provider.requests[0].closed_at())
 
 
-def test_a_client_that_leaves_a_stream(proxy: Loopback) -> None:
-    """The request to the provider is cancelled within a second. The turn is on record as incomplete."""
+def test_a_client_that_leaves_a_stream_cancels_its_provider_request(proxy: Loopback) -> None:
+    """The cancellation takes less than a second. The turn is recorded as incomplete."""
     events = response_events(_response(), PIECES)
     proxy.provider.put((*open_stream(*events[:6]), Silent()))
     request_id = uuid4()
@@ -319,7 +324,7 @@ def test_a_client_that_leaves_a_stream(proxy: Loopback) -> None:
 
 @pytest.fixture
 def attentive(tmp_path: Path) -> Iterator[Loopback]:
-    """Return a proxy that sends a comment after 50 ms of silence."""
+    """A proxy that sends a comment after 50 ms of silence."""
     with (
         ScriptedOpenAI.in_thread() as provider,
         Loopback.running(provider, tmp_path, Limits(keep_alive_s=0.05)) as proxy,
@@ -328,7 +333,7 @@ def attentive(tmp_path: Path) -> Iterator[Loopback]:
         proxy.assert_healthy()
 
 
-def test_a_provider_that_thinks_in_the_middle_of_a_stream(attentive: Loopback) -> None:
+def test_comments_fill_a_pause_of_the_provider(attentive: Loopback) -> None:
     """The client gets comments between events, never within one. The events do not change."""
     gate = Gate()
     events = response_events(_response(instructions=None), PIECES)
@@ -350,12 +355,15 @@ def test_a_provider_that_thinks_in_the_middle_of_a_stream(attentive: Loopback) -
     assert received.startswith(b"".join(events[:4]) + KEEP_ALIVE)
 
 
-# What nobody but the provider sees
+# Secrecy of the directive
 
 
 @pytest.mark.parametrize("own", [OWN, None, ""])
-def test_the_directive_is_nowhere_but_at_the_provider(proxy: Loopback, own: str | None) -> None:
-    """No body, stream, stored response or header for the client contains it, and no log line, metric or trace."""
+def test_only_the_provider_gets_the_directive(proxy: Loopback, own: str | None) -> None:
+    """No body, stream, stored response or header for the client contains it.
+
+    No log line, metric or trace does either.
+    """
     lines = io.StringIO()
     with logging_to(lines, "debug"):
         body = _ask(proxy, instructions=own)
@@ -386,8 +394,8 @@ def test_the_directive_is_nowhere_but_at_the_provider(proxy: Loopback, own: str 
 
 
 @pytest.mark.parametrize("size", [1 << 16, 1 << 22, 9 << 20])
-def test_the_directive_in_a_large_event(proxy: Loopback, size: int) -> None:
-    """An event that the proxy does not hold as a whole is rewritten while it passes."""
+def test_the_directive_is_removed_from_a_large_event(proxy: Loopback, size: int) -> None:
+    """IBEX rewrites an event that it cannot buffer while it forwards the event."""
     image = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "A" * size}
     large = _response(output=[message_item("".join(PIECES)), image])
     moved = {**{name: value for name, value in large.items() if name != "instructions"}, "instructions": DIRECTED}
@@ -405,15 +413,17 @@ def test_the_directive_in_a_large_event(proxy: Loopback, size: int) -> None:
         assert exchange.summary.completion_hash == HASH
 
 
-# What a stranger found
+# Reported faults
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
     [("GET", ""), ("GET", "?stream=true"), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items")],
 )
-def test_a_client_that_leaves_a_stored_response(proxy: Loopback, method: str, path: str) -> None:
-    """The request to the provider is cancelled within a second, and the request is recorded with 499."""
+def test_a_client_that_leaves_a_stored_response_cancels_its_provider_request(
+    proxy: Loopback, method: str, path: str
+) -> None:
+    """The cancellation takes less than a second. The request is recorded with 499."""
     response_id, request_id = _received(proxy), uuid4()
     proxy.provider.put((Silent(),))
     length = ["content-length: 0"] if method == "POST" else []
@@ -425,8 +435,8 @@ def test_a_client_that_leaves_a_stored_response(proxy: Loopback, method: str, pa
     assert proxy.record(request_id).status == 499
 
 
-def test_a_provider_that_never_stops_after_the_end(proxy: Loopback) -> None:
-    """The client gets the end of the response a second later, although data is always there."""
+def test_endless_data_after_the_end_is_cut_off(proxy: Loopback) -> None:
+    """The client's response ends after a second, although the provider continues to send."""
     *events, last = response_events(_response(), PIECES)
     endless = chunked(b": x\n\n" * 10_000)
     proxy.provider.put((*open_stream(*events, last), *([Send(endless)] * 2_000)))
@@ -440,8 +450,8 @@ def test_a_provider_that_never_stops_after_the_end(proxy: Loopback) -> None:
 
 
 @pytest.mark.parametrize("last", [b'{"type":"\xff"}', b'{"type":[]}'])
-def test_a_last_event_of_another_shape(proxy: Loopback, last: bytes) -> None:
-    """The stream is incomplete, in both APIs, and that is the provider's failure."""
+def test_an_invalid_last_event_makes_the_stream_incomplete(proxy: Loopback, last: bytes) -> None:
+    """In both APIs, the record names it as the provider's failure."""
     for path, asked in (
         (RESPONSES, ASKED),
         ("/v1/chat/completions", {"model": "gpt-4o", "messages": [{"role": "user"}]}),
@@ -452,8 +462,8 @@ def test_a_last_event_of_another_shape(proxy: Loopback, last: bytes) -> None:
         assert (exchange.status, exchange.error_code) == (503, "PROVIDER_UNAVAILABLE")
 
 
-def test_a_refusal_that_repeats_the_request(proxy: Loopback) -> None:
-    """The client gets the code and no text, for the text contains the directive."""
+def test_a_refusal_that_repeats_the_directive_loses_its_message(proxy: Loopback) -> None:
+    """The client gets the provider's code and parameter, and a message of IBEX."""
     message = f"1 validation error: input_value={{'instructions': {DIRECTED!r}}}"
     seen = _ask(proxy, error(400, message, code="invalid_value", param="input"), instructions=OWN)
 
@@ -462,8 +472,8 @@ def test_a_refusal_that_repeats_the_request(proxy: Loopback) -> None:
     assert seen.error["message"] == "The provider refused the request."
 
 
-def test_a_stream_whose_last_event_lacks_the_blank_line(proxy: Loopback) -> None:
-    """It is complete, and shows the client's instructions."""
+def test_a_stream_without_the_last_blank_line_is_complete(proxy: Loopback) -> None:
+    """The client sees its own instructions and not the directive."""
     events = response_events(_response(), PIECES)
     events[-1] = events[-1].rstrip(b"\n")
     seen = _ask(proxy, stream(*events), instructions=OWN, stream=True)

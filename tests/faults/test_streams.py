@@ -1,6 +1,6 @@
-"""A stream has an odd shape, or breaks after the client has its head (docs/faults.md): forwarded, or told.
+"""Streams of unusual form, and streams that break after the client has the response head (docs/faults.md).
 
-Each goes from a scripted provider's socket through the whole proxy to a client's.
+Each goes from a scripted provider's socket through the whole proxy to a client's socket.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CHUNKED_STREAM = {"content-type": SSE_TYPE, "transfer-encoding": "chunked"}
 
 
 def _written(*changes: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-    """Return the stream with something written otherwise, as it is sent and as the client must get it."""
+    """Return the stream with replacements, as the provider sends it and as the client must get it."""
     sent, left = b"".join(EVENTS), b"".join(WITHOUT_USAGE)
     for old, new in changes:
         sent, left = sent.replace(old, new), left.replace(old, new)
@@ -69,12 +69,12 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_stream_of_another_shape(proxy: Loopback, name: str) -> None:
-    """Forwarded byte for byte but for the usage that only the proxy asked for; understood all the same."""
+def test_a_stream_of_unusual_form_is_forwarded(proxy: Loopback, name: str) -> None:
+    """IBEX forwards it byte for byte, except the usage that only IBEX requested. The record is complete."""
     sent, expected = SHAPES[name]
     seen = proxy.ask(stream(sent), stream=True)
     exchange = proxy.record(seen.request_id)
-    if name == "comments":  # the hidden event's comment stays: it is an event of its own
+    if name == "comments":  # the comment before the hidden event stays: it is a separate event
         expected = expected.replace(b"data: [DONE]", b": a comment\n\ndata: [DONE]")
     if name == "after [DONE]":
         assert seen.body.startswith(expected)
@@ -87,8 +87,8 @@ def test_a_stream_of_another_shape(proxy: Loopback, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["as OpenAI's", "CRLF", "CR", "several data lines"])
-def test_a_stream_that_is_cut_at_every_byte(proxy: Loopback, name: str) -> None:
-    """Within an event, a line's end, a character: the client gets the same, and so does the record."""
+def test_a_stream_in_single_bytes_is_forwarded(proxy: Loopback, name: str) -> None:
+    """Chunks end within events, line ends and characters. The client and the record get the same content."""
     sent, expected = SHAPES[name]
     seen = proxy.ask(stream(*(sent[n : n + 1] for n in range(len(sent)))), stream=True)
     exchange = proxy.record(seen.request_id)
@@ -97,24 +97,24 @@ def test_a_stream_that_is_cut_at_every_byte(proxy: Loopback, name: str) -> None:
     assert exchange.summary.usage.total_tokens == 11
 
 
-def test_a_compressed_stream(proxy: Loopback) -> None:
-    """Undone, though nobody asked for it."""
+def test_a_compressed_stream_is_decompressed(proxy: Loopback) -> None:
+    """The provider compresses the stream unasked. The client gets it without a content encoding."""
     seen = proxy.ask(gzipped_stream(*EVENTS), stream=True)
     assert seen.body == b"".join(WITHOUT_USAGE)
     assert "content-encoding" not in seen.headers
     assert proxy.record(seen.request_id).summary.completion_hash == HASH
 
 
-def test_a_stream_that_ends_with_its_connection(proxy: Loopback) -> None:
-    """HTTP/1.0 knows no other end: after a finish reason and [DONE] it is a good one."""
+def test_a_stream_that_ends_with_its_connection_is_complete(proxy: Loopback) -> None:
+    """HTTP/1.0 has no other end. The finish reason and [DONE] show that nothing is missing."""
     start = Send(head(200, {"content-type": SSE_TYPE}, version="1.0") + b"".join(EVENTS))
     seen = proxy.ask((start, Close()), stream=True)
     assert seen.body == b"".join(WITHOUT_USAGE)
     assert proxy.record(seen.request_id).is_complete
 
 
-def test_an_event_of_a_mebibyte(proxy: Loopback) -> None:
-    """Forwarded; its text is hashed and not kept."""
+def test_an_event_of_a_mebibyte_is_forwarded(proxy: Loopback) -> None:
+    """IBEX hashes its text and does not keep it."""
     text = "x" * (1 << 20)
     seen = proxy.ask(stream(*stream_events(text_deltas(text))), stream=True)
     exchange = proxy.record(seen.request_id)
@@ -123,8 +123,8 @@ def test_an_event_of_a_mebibyte(proxy: Loopback) -> None:
     assert exchange.is_complete
 
 
-def test_an_event_that_never_ends(proxy: Loopback) -> None:
-    """Passed on in pieces: 64 MiB without a line's end take no such memory, and are no completion."""
+def test_an_endless_event_is_forwarded_in_bounded_memory(proxy: Loopback) -> None:
+    """IBEX forwards 64 MiB without a line end in pieces, and records the stream as incomplete."""
     piece = chunked(b"x" * (1 << 16))
     before = resident_kib()
     proxy.provider.put((*open_stream(b"data: "), *[Send(piece)] * 1024, Send(chunked(b""))))
@@ -133,7 +133,7 @@ def test_an_event_that_never_ends(proxy: Loopback) -> None:
         _, headers = client.read_head()
         *pieces, _ = ((len(chunk), chunk[-1]) for chunk in client.chunks())
         assert sum(size for size, _ in pieces) >= 64 << 20
-    assert resident_kib() - before < 200 << 10  # the provider's own waiting bytes are in this process too
+    assert resident_kib() - before < 200 << 10  # this process also holds the provider's unsent bytes
     exchange = proxy.record(headers["x-request-id"])
     assert (exchange.status, exchange.is_complete, exchange.summary.completion_hash) == (503, False, None)
 
@@ -148,16 +148,16 @@ def test_an_event_that_never_ends(proxy: Loopback) -> None:
         b"\xff\n\n",
     ],
 )
-def test_an_event_that_cannot_be_understood(proxy: Loopback, junk: bytes) -> None:
-    """Forwarded like the others, and passed over by the record."""
+def test_an_invalid_event_is_forwarded(proxy: Loopback, junk: bytes) -> None:
+    """The record ignores the event."""
     seen = proxy.ask(stream(EVENTS[0], junk, *EVENTS[1:]), stream=True)
     exchange = proxy.record(seen.request_id)
     assert seen.body == b"".join((WITHOUT_USAGE[0], junk, *WITHOUT_USAGE[1:]))
     assert (exchange.is_complete, exchange.summary.completion_hash) == (True, HASH)
 
 
-def test_a_stream_without_done_that_was_finished(proxy: Loopback) -> None:
-    """Some compatible servers send none: a finish reason has come, so nothing is missing."""
+def test_a_stream_without_done_is_complete_after_a_finish_reason(proxy: Loopback) -> None:
+    """Some compatible servers send no [DONE]."""
     seen = proxy.ask(stream(*EVENTS[:-1]), stream=True)
     assert seen.body == b"".join(WITHOUT_USAGE[:-1])
     assert proxy.record(seen.request_id).is_complete
@@ -166,8 +166,11 @@ def test_a_stream_without_done_that_was_finished(proxy: Loopback) -> None:
 @pytest.mark.parametrize(
     "end", [(Send(chunked(b"")),), (Close(),), (Send(chunked(b"data: half")), Close()), (Send(b"zz\r\n"),)]
 )
-def test_a_stream_that_breaks_off(proxy: Loopback, end: Script) -> None:
-    """What came is delivered, then an error event in the envelope's shape, and no [DONE]: SDKs raise on that."""
+def test_an_interrupted_stream_ends_with_an_error_event(proxy: Loopback, end: Script) -> None:
+    """The client gets the earlier events, then an error event in the form of the envelope. SDKs raise on it.
+
+    The stream has no [DONE].
+    """
     came = b"".join(EVENTS[:3])
     seen = proxy.ask((*open_stream(*EVENTS[:3]), *end), stream=True)
     exchange = proxy.record(seen.request_id)
@@ -180,8 +183,8 @@ def test_a_stream_that_breaks_off(proxy: Loopback, end: Script) -> None:
     assert exchange.summary.usage.output_tokens is None
 
 
-def test_a_stream_that_is_reset(proxy: Loopback) -> None:
-    """What had come before is delivered, then the error event."""
+def test_a_reset_stream_ends_with_an_error_event(proxy: Loopback) -> None:
+    """The client gets the earlier events first."""
     gate = Gate()
     proxy.provider.put((*open_stream(EVENTS[0]), Pause(gate), Reset()))
     with proxy.client() as client:
@@ -196,8 +199,8 @@ def test_a_stream_that_is_reset(proxy: Loopback) -> None:
 
 
 @pytest.mark.parametrize("rest", [(), (DONE,)])
-def test_an_error_event_of_the_providers_own(proxy: Loopback, rest: tuple[bytes, ...]) -> None:
-    """The client hears of it once, in the provider's words; on record it is a failure, not an empty success."""
+def test_an_error_event_of_the_provider_is_forwarded_once(proxy: Loopback, rest: tuple[bytes, ...]) -> None:
+    """The record has a failure and not an empty success."""
     failed = b'data: {"error":{"message":"overloaded","type":"server_error"}}\n\n'
     seen = proxy.ask(stream(EVENTS[0], failed, *rest), stream=True)
     exchange = proxy.record(seen.request_id)
@@ -208,8 +211,8 @@ def test_an_error_event_of_the_providers_own(proxy: Loopback, rest: tuple[bytes,
 
 @pytest.mark.parametrize("rest", [(), (DONE,), (EVENTS[-3], DONE)])
 @pytest.mark.parametrize("data", [b"overloaded", b'{"message":"overloaded"}', b"", b"two\ndata: lines"])
-def test_an_event_that_is_named_an_error(proxy: Loopback, data: bytes, rest: tuple[bytes, ...]) -> None:
-    """IBEX forwards it and records a failure, regardless of its data and of events that follow."""
+def test_an_event_named_error_is_a_failure(proxy: Loopback, data: bytes, rest: tuple[bytes, ...]) -> None:
+    """IBEX forwards the event and records a failure, regardless of its data and of later events."""
     failed = b"event: error\ndata: " + data + b"\n\n"
     seen = proxy.ask(stream(EVENTS[0], failed, *rest), stream=True)
     exchange = proxy.record(seen.request_id)
@@ -218,16 +221,16 @@ def test_an_event_that_is_named_an_error(proxy: Loopback, data: bytes, rest: tup
     assert not exchange.is_complete
 
 
-def test_a_stream_left_open_after_done(proxy: Loopback) -> None:
-    """The client's response ends with [DONE]; the provider's connection is closed, not kept."""
+def test_a_stream_that_stays_open_after_done_is_closed(proxy: Loopback) -> None:
+    """The client's response ends with [DONE]. IBEX closes the provider's connection instead of keeping it."""
     seen = proxy.ask((*open_stream(*EVENTS), Silent()), stream=True)
     assert seen.body == b"".join(WITHOUT_USAGE)
     assert proxy.record(seen.request_id).is_complete
     proxy.provider.see(proxy.provider.requests[0].closed_at())
 
 
-def test_each_event_is_forwarded_as_it_comes(proxy: Loopback) -> None:
-    """The client has it while the provider has not said the next one."""
+def test_each_event_is_forwarded_immediately(proxy: Loopback) -> None:
+    """The client gets it before the provider sends the next one."""
     gates = [Gate() for _ in WITHOUT_USAGE]
     steps = [
         step for gate, event in zip(gates, WITHOUT_USAGE, strict=True) for step in (Pause(gate), Send(chunked(event)))
@@ -243,8 +246,8 @@ def test_each_event_is_forwarded_as_it_comes(proxy: Loopback) -> None:
         assert list(chunks) == []
 
 
-def test_usage_that_the_client_asked_for(proxy: Loopback) -> None:
-    """Is not hidden, and the provider is asked for it once."""
+def test_usage_that_the_client_requests_is_forwarded(proxy: Loopback) -> None:
+    """The request to the provider contains the option once."""
     asking = b'"stream":true,"stream_options":{"include_usage":true}'
     body = b'{"model":"gpt-4o","messages":[{"role":"user","content":"Hi"}],' + asking + b"}"
     seen = proxy.ask(stream(*EVENTS), body=body)
@@ -261,8 +264,8 @@ def test_usage_that_the_client_asked_for(proxy: Loopback) -> None:
         b'"stream_options":{"include_usage":false,"continuous_usage_stats":true}',
     ],
 )
-def test_usage_that_the_client_asked_for_in_the_way_of_another_server(proxy: Loopback, asking: bytes) -> None:
-    """The usage is not hidden. IBEX also asks the provider in OpenAI's way."""
+def test_usage_requested_with_another_servers_option_is_forwarded(proxy: Loopback, asking: bytes) -> None:
+    """IBEX adds OpenAI's option to the request."""
     body = b'{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"Hi"}],' + asking + b"}"
     seen = proxy.ask(stream(*EVENTS), body=body)
     assert seen.body == b"".join(EVENTS)
@@ -272,8 +275,8 @@ def test_usage_that_the_client_asked_for_in_the_way_of_another_server(proxy: Loo
     assert proxy.record(seen.request_id).summary.usage.total_tokens == 11
 
 
-def test_many_choices_are_bounded(proxy: Loopback) -> None:
-    """A provider that numbers choices without end makes nobody keep a hash of each."""
+def test_the_number_of_hashed_choices_is_bounded(proxy: Loopback) -> None:
+    """A provider that numbers choices endlessly must not use up memory or time."""
     events = [chunk_event({"content": "x"}).replace(b'"index":0', b'"index":%d' % n) for n in range(2_000)]
     began = time.monotonic()
     seen = proxy.ask(stream(*events, *EVENTS), stream=True)
@@ -282,8 +285,8 @@ def test_many_choices_are_bounded(proxy: Loopback) -> None:
     assert time.monotonic() - began < 30
 
 
-def test_one_stream_breaks_and_fifty_others_do_not_notice(proxy: Loopback) -> None:
-    """What is wrong with one is told to one."""
+def test_a_broken_stream_does_not_affect_concurrent_streams(proxy: Loopback) -> None:
+    """Only the client of the broken stream gets an error."""
     gate = Gate()
     whole: Script = (*open_stream(EVENTS[0]), Pause(gate), *(Send(chunked(e)) for e in EVENTS[1:]), Send(chunked(b"")))
     proxy.provider.put(*[whole] * 50, (*open_stream(EVENTS[0]), Pause(gate), Send(b"zz\r\n")))

@@ -46,7 +46,7 @@ START_TIMEOUT_S = 30
 
 
 def stream_with(headers: dict[str, str]) -> Script:
-    """Return a whole stream with more headers."""
+    """Return a whole stream with additional headers."""
     framing = {"content-type": SSE_TYPE, "transfer-encoding": "chunked"}
     events = b"".join(stream_events(text_deltas("Hi")))
     return (Send(head(200, framing | headers) + chunked(events) + chunked(b"")),)
@@ -54,8 +54,8 @@ def stream_with(headers: dict[str, str]) -> Script:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("first", [black_hole, refusing])
-def test_a_provider_whose_first_address_is_dead(tmp_path: Path, first: type, *, streamed: bool) -> None:
-    """IBEX tries the next address within a second, in the same attempt."""
+def test_the_next_address_is_tried_if_the_first_is_dead(tmp_path: Path, first: type, *, streamed: bool) -> None:
+    """IBEX connects within a second, in the same attempt."""
     with ExitStack() as stack:
         provider = stack.enter_context(ScriptedOpenAI.in_thread())
         good = address_info(httpx.URL(provider.base_url).port or 0)
@@ -70,8 +70,8 @@ def test_a_provider_whose_first_address_is_dead(tmp_path: Path, first: type, *, 
         proxy.wait_until_idle()
 
 
-def test_a_provider_none_of_whose_addresses_answers(tmp_path: Path) -> None:
-    """The time limit to connect covers all addresses together, for each attempt anew."""
+def test_the_connect_timeout_covers_all_addresses(tmp_path: Path) -> None:
+    """Each attempt has its own timeout."""
     limits = {"IBEX_OPENAI_CONNECT_TIMEOUT": "0.1", "OPENAI_MAX_RETRIES": "1", "OPENAI_BASE_URL": NAMED}
     with (
         ScriptedOpenAI.in_thread() as provider,
@@ -83,8 +83,8 @@ def test_a_provider_none_of_whose_addresses_answers(tmp_path: Path) -> None:
         assert proxy.record(seen.request_id).attempts == 2
 
 
-def test_a_forward_proxy_that_is_not_used(tmp_path: Path) -> None:
-    """A line at start names the variable and the fix, but not the value."""
+def test_an_unused_forward_proxy_is_logged_at_start(tmp_path: Path) -> None:
+    """The line names the variable and the fix, but not the value."""
     environ = {
         "IBEX_PORT": "0",
         "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",
@@ -113,8 +113,8 @@ ANSWERS: dict[str, tuple[Script, bool, int]] = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_what_the_provider_says_in_headers(proxy: Loopback, name: str) -> None:
-    """IBEX forwards the processing time, but neither the quotas nor the name of the shared account."""
+def test_only_the_processing_time_header_is_forwarded(proxy: Loopback, name: str) -> None:
+    """IBEX forwards neither the quotas nor the name of the shared account."""
     script, streamed, status = ANSWERS[name]
     seen = proxy.ask(script, stream=streamed)
     assert (seen.status, seen.headers["openai-processing-ms"]) == (status, "412")
@@ -122,7 +122,7 @@ def test_what_the_provider_says_in_headers(proxy: Loopback, name: str) -> None:
     assert "the-shared-account" not in str(seen.headers)
 
 
-def test_a_response_that_is_no_completion_still_has_the_time(proxy: Loopback) -> None:
+def test_an_invalid_response_keeps_the_processing_time(proxy: Loopback) -> None:
     """The provider has answered, so its processing time is known."""
     (send,) = html()
     assert isinstance(send, Send)
@@ -132,8 +132,8 @@ def test_a_response_that_is_no_completion_still_has_the_time(proxy: Loopback) ->
 
 
 @pytest.mark.parametrize("value", ["", "12.5", "-1", "1e3", "9" * 10, "12 ms", "12, 12", "\xb2"])
-def test_a_time_that_is_no_number_is_left_out(proxy: Loopback, value: str) -> None:
-    """The response reaches the client without it."""
+def test_an_invalid_processing_time_is_removed(proxy: Loopback, value: str) -> None:
+    """The rest of the response reaches the client."""
     seen = proxy.ask(completion("Hi", {"openai-processing-ms": value}))
     assert seen.status == 200
     assert "openai-processing-ms" not in seen.headers
@@ -160,7 +160,7 @@ def test_a_header_that_would_break_requests_is_refused_at_start(tmp_path: Path, 
     assert len(process.lines) == 2
 
 
-def test_the_provider_gets_the_trace(proxy: Loopback) -> None:
+def test_the_provider_gets_the_trace_context_of_the_client(proxy: Loopback) -> None:
     """Each attempt has the client's trace id and flags, and a span id derived from the exchange."""
     proxy.provider.put(error(503), completion("Hi"))
     with proxy.client() as client:
@@ -172,8 +172,8 @@ def test_the_provider_gets_the_trace(proxy: Loopback) -> None:
     assert seen.headers["x-trace-id"] == TRACE
 
 
-def test_the_provider_gets_a_trace_that_ibex_begins(proxy: Loopback) -> None:
-    """It is not sampled, because nobody exports it."""
+def test_the_provider_gets_a_new_trace_context_without_one_of_the_client(proxy: Loopback) -> None:
+    """The trace is not sampled, because IBEX does not export it."""
     seen = proxy.ask(completion("Hi"))
     exchange = proxy.record(seen.request_id)
     (request,) = proxy.provider.requests

@@ -1,4 +1,4 @@
-"""What befalls the proxy's own process: its event loop stands still, its clock is set (docs/faults.md)."""
+"""Faults of the proxy's own process: a blocked event loop and a changed clock (docs/faults.md)."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ EVENTS = stream_events(text_deltas("Hello"), usage=False)
 EACH = 10
 
 
-def test_the_event_loop_stands_still(proxy: Loopback) -> None:
-    """For longer than every limit. What came meanwhile is not late: each answer, event, body and head still counts."""
+def test_a_blocked_event_loop_causes_no_timeouts(proxy: Loopback) -> None:
+    """It is blocked for longer than every time limit. Data that arrived meanwhile is on time."""
     gate = Gate()
     clients: list[RawClient] = []
 
@@ -83,16 +83,16 @@ def test_the_event_loop_stands_still(proxy: Loopback) -> None:
 
 @pytest.fixture
 def watched(proxy: Loopback) -> Iterator[Loopback]:
-    """The proxy, on a clock that is right again afterwards."""
+    """The proxy. Its clock is correct again after the test."""
     yield proxy
     proxy.clock.by = timedelta()
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_the_clock_is_set(watched: Loopback, hours: int) -> None:
-    """By an hour, with an answer under way: it is served, as the next is, and no duration is negative or an hour long.
+def test_a_changed_clock_affects_no_request(watched: Loopback, hours: int) -> None:
+    """The clock changes by an hour during a request.
 
-    The watch, the limit's window and the token go on: a caller that was admitted stays admitted.
+    No duration is negative or too long, and an admitted caller stays admitted.
     """
     gate = Gate()
     watched.provider.put((Pause(gate), *completion("well")))
@@ -114,13 +114,13 @@ def test_the_clock_is_set(watched: Loopback, hours: int) -> None:
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_the_clock_is_set_while_requests_are_limited(tmp_path: Path, hours: int) -> None:
-    """The window is that of the clock as it is: what is left is told, and comes back with the next window."""
+def test_the_rate_limit_follows_a_changed_clock(tmp_path: Path, hours: int) -> None:
+    """The window is that of the current clock, and the limit resets with the next window."""
     with (
         ScriptedOpenAI.in_thread() as provider,
         Loopback.running(provider, tmp_path, IBEX_RATE_LIMIT_DEFAULT_RPM="2") as proxy,
     ):
-        proxy.clock.held_at = datetime.now(UTC).replace(second=30)  # no minute ends meanwhile
+        proxy.clock.held_at = datetime.now(UTC).replace(second=30)  # so that no minute ends during the test
         seen = [proxy.ask() for _ in range(3)]
         proxy.clock.by += timedelta(hours=hours)
         seen += [proxy.ask() for _ in range(3)]
