@@ -37,6 +37,6 @@ def test_lines_that_look_like_a_header_are_counted() -> None:
     assert (diff.added, diff.removed) == (2, 1)
 
 
-def test_a_diff_shows_no_text() -> None:
-    """The repr contains no text."""
+def test_the_repr_of_a_diff_contains_no_text() -> None:
+    """Directives must not appear in logs."""
     assert "secret" not in repr(DirectiveDiff(1, 2, unified_lines("", "my secret")))

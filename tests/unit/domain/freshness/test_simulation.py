@@ -34,8 +34,8 @@ STEPS_A_KIND = 200
 
 
 @pytest.mark.parametrize("fault", sorted(KINDS))
-def test_the_bound_holds_under_any_single_fault(fault: str) -> None:
-    """One kind of fault, repeated, at any moment of the actions of operators and clients."""
+def test_the_staleness_bound_holds_under_any_single_fault(fault: str) -> None:
+    """One kind of fault repeats, at any moment of the actions of operators and clients."""
     steps = served = 0
     for seed in range(WORLDS_A_KIND):
         world = World(seed, only=fault)
@@ -50,8 +50,8 @@ def test_the_bound_holds_under_any_single_fault(fault: str) -> None:
 
 @pytest.mark.parametrize("regions", [1, 2])
 @pytest.mark.parametrize("seed", range(5))
-def test_one_fault_after_the_other(seed: int, regions: int) -> None:
-    """Any fault, once the world has recovered from the one before, with one region and with two."""
+def test_the_staleness_bound_holds_under_consecutive_faults(seed: int, regions: int) -> None:
+    """Each fault begins once the world has recovered from the one before, with one region and with two."""
     world = World(1_000 + seed, regions=regions)
 
     run_simulated(world.live(2 * SECONDS))
@@ -59,8 +59,8 @@ def test_one_fault_after_the_other(seed: int, regions: int) -> None:
     assert max(world.worst.values(), default=0.0) <= BOUND_S
 
 
-def test_a_seed_is_a_world() -> None:
-    """A failure can be reproduced: the same seed gives the same story, to the last step."""
+def test_the_same_seed_reproduces_the_same_run() -> None:
+    """A failure can be reproduced to the last step."""
     stories = []
     for _ in range(2):
         world = World(7)
@@ -144,8 +144,10 @@ def _rules_broken() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("fault", "what", "rules", "first"), list(_rules_broken()))
-def test_a_protocol_without_one_of_its_rules_is_found_out(fault: str, what: str, rules: Rules, first: int) -> None:
-    """By a story that says which seed it is and what happened until then.
+def test_the_simulation_detects_a_protocol_without_one_of_its_rules(
+    fault: str, what: str, rules: Rules, first: int
+) -> None:
+    """The failure reports its seed and the events until then.
 
     ``first`` is a world that has shown it before. If it no longer does, any of the others may.
     """
