@@ -91,7 +91,7 @@ async def test_without_an_epoch_nothing_is_shared(why: str) -> None:
 async def test_the_shared_cache_is_not_read_while_an_epoch_may_have_been_lost(why: str) -> None:
     """The pause lasts for the lifetime of an entry, or until the watch is confirmed again.
 
-    Other workers may read what this one stores.
+    The worker still stores entries, which other workers may read.
     """
     source = ScriptedDirectives(DIRECTIVE)
     first = Worker(source)

@@ -107,7 +107,7 @@ async def test_guesses_at_a_known_id_use_few_calls_and_do_not_delay_a_live_token
 
 
 async def test_the_lane_has_a_rate_limit() -> None:
-    """The lane makes fifty calls per second, however quickly auth refuses. A call that times out in the queue is refused."""
+    """The lane makes fifty calls per second, however quickly auth refuses. A call that times out is refused."""
     scene = Scene(timeout_s=0.05)
     scene.auth.let_go.set()
     began_ns = scene.clock.monotonic_ns()

@@ -1,4 +1,4 @@
-"""Clients that leave at any moment: every suspension of a call is cancelled here, one by one and then in pairs."""
+"""Clients that disconnect at any moment: a call is cancelled at each of its suspensions, and at each pair of them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SCENES = {scene.__name__: scene for scene in (buffered, streamed, dying, refused
 
 @dataclass(slots=True)
 class Client:
-    """A client that behaves as an HTTP adapter must: whatever happens to it, it closes its stream."""
+    """A client that behaves like the HTTP adapter: it always closes its stream."""
 
     scene: ChatScene
     reply: ProxyResponse | None = None

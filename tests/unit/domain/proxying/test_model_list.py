@@ -24,7 +24,7 @@ def provider_of(*listed: str, models: tuple[str, ...] = ("gpt-*", "o1"), name: s
 
 @dataclass(slots=True)
 class _Observer:
-    """A ``ModelListObserver`` that remembers what it was told."""
+    """A ``ModelListObserver`` that remembers its notifications."""
 
     told: list[tuple[str, type[RetryableError] | None]] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""Token, agent and directive are validated again before the provider is asked (ADR 0045)."""
+"""Token, agent and directive are validated again before the provider is called (ADR 0045)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Scene(ChatScene):
         return scene
 
     async def refused(self) -> RefusedResponse:
-        """Make the call, which must be refused, and recorded, before the provider is asked."""
+        """Make the call, which must be refused and recorded before the provider is called."""
         reply = await self.complete(self.call())
         assert isinstance(reply, RefusedResponse)
         assert self.provider.asked == []
