@@ -30,7 +30,7 @@ def test_the_environment_of_users_is_measured_if_it_exists(tmp_path: Path) -> No
 
     found = find_installation(python)
 
-    assert found == Installation(str(python), True, "3.13.1", True, {"litestar": "2.25"})  # noqa: FBT003 - as told
+    assert found == Installation(str(python), True, "3.13.1", True, {"litestar": "2.25"})  # noqa: FBT003 - positional fields
     assert str(found) == "IBEX as its users install it, Python 3.13.1, an optimized build"
 
 

@@ -162,7 +162,7 @@ def test_the_page_contains_every_section_and_loads_nothing(tmp_path: Path) -> No
     charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(charts) >= 10
     for chart in charts:
-        ET.fromstring(chart)  # noqa: S314 - of our own making
+        ET.fromstring(chart)  # noqa: S314 - our own output
         assert "nan" not in chart
 
 

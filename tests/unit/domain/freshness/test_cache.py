@@ -117,7 +117,7 @@ async def test_a_different_epoch_causes_a_fetch() -> None:
 async def test_an_entry_without_an_epoch_is_fetched_at_the_next_request() -> None:
     """The fetch uses the epoch that the request has read.
 
-    From then on a change is seen at once, even if the source reads no epoch.
+    The next request after a change then fetches, even if the source reads no epoch.
     """
     scene = Scene()
     scene.source_epoch = None
@@ -154,7 +154,7 @@ async def test_an_entry_without_an_epoch_is_served_while_the_watch_confirms_it_a
 
 @in_simulated_time
 async def test_an_unconfirmed_entry_causes_a_fetch() -> None:
-    """It is served for three seconds after its own fetch if no pong confirms it."""
+    """Without a pong, an entry is served for three seconds after its own fetch."""
     scene = Scene()
     await scene.serve()
     await asyncio.sleep(3.001)

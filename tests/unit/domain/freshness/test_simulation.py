@@ -1,8 +1,8 @@
-"""The invariants of cached identity, in a simulated world where things break (ADR 0045).
+"""The invariants of cached identity, in a simulated world with faults (ADR 0045).
 
-No request is served more than ``BOUND_S`` after a change that forbids it was committed; none at all once the change is
-known in its region and all is well; no live token is refused as invalid, nor, when all is well, for any reason.
-``harness.freshness_runs`` runs as many worlds as there is time for.
+No request is served later than ``BOUND_S`` after the commit of a change that forbids it. Without a fault, no request is
+served once the change is known in its region. A live token is never refused as invalid, and without a fault it is not
+refused at all. ``harness.freshness_runs`` simulates as many worlds as time allows.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Confident(Validity):
     """Serves entries regardless of their last confirmation."""
 
     def may_serve(self, kind: Kind, org_id: UUID, began_ns: int, now_ns: int) -> bool:
-        """Look at events alone."""
+        """Check events only."""
         return began_ns > self.invalidated_ns(kind, org_id) and now_ns >= began_ns
 
 
@@ -149,9 +149,9 @@ def test_the_simulation_detects_a_protocol_without_one_of_its_rules(
 ) -> None:
     """The failure reports its seed and the events until then.
 
-    ``first`` is a world that has shown it before. If it no longer does, any of the others may.
+    ``first`` is the seed of a world that has detected it before. If it no longer does, another seed may.
     """
-    regions = 2 if rules.validity is Confident else 0  # in one region the epoch tells of every change
+    regions = 2 if rules.validity is Confident else 0  # in one region the epoch reveals every change
     for seed in (*range(first, WORLDS), *range(first)):
         try:
             run_simulated(World(seed, only=fault, regions=regions or 1 + seed % 2, rules=rules).live(2 * SECONDS))

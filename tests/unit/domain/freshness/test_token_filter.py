@@ -71,7 +71,7 @@ def test_bit_positions_depend_on_the_key() -> None:
     for key in (b"a" * 16, b"b" * 16):
         bloom = BloomFilter(10, key)
         bloom.add(UUID(int=1))
-        bits.append(bytes(bloom._bits))  # noqa: SLF001 - what it is made of
+        bits.append(bytes(bloom._bits))  # noqa: SLF001 - its bits
     assert bits[0] != bits[1]
 
 

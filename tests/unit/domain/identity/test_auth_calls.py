@@ -206,11 +206,11 @@ async def test_lookups_of_absent_agents_have_a_rate_limit() -> None:
 
     took_s = (scene.clock.monotonic_ns() - began_ns) / 1e9
     assert refused + scene.auth.asked == 1_000
-    assert scene.auth.asked <= ABSENT_AGENTS_BURST + ABSENT_AGENTS_PER_SECOND * took_s + 3  # which wait for their turn
+    assert scene.auth.asked <= ABSENT_AGENTS_BURST + ABSENT_AGENTS_PER_SECOND * took_s + 3  # 3 more wait for their turn
     assert set(scene.refused) <= {Share.AGENT}
 
 
-async def test_the_reserved_calls_of_the_other_side_stay_free() -> None:
+async def test_each_group_has_reserved_calls() -> None:
     """A quarter of all calls is reserved for proven tokens and agents, and a quarter for the others."""
     shares = CallShares()
     unproven = [share for share in Share if share is not Share.PROVEN]

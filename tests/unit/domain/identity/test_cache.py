@@ -195,7 +195,7 @@ async def test_a_token_is_served_stale_during_an_outage_but_never_after_its_expi
 
 
 async def test_agents_are_cached_by_organization_and_id() -> None:
-    """The same id in two organizations is two agents."""
+    """The same id in two organizations belongs to two entries."""
     verifier = ScriptedAgents(ACTIVE)
     agents = Caches(ManualClock()).agents(verifier)
 
@@ -241,7 +241,7 @@ async def test_absent_agents_never_evict_a_live_one() -> None:
     source.answer = AgentNotAuthorizedError()
     for number in range(100):
         assert (await agents.look_up(OTHER_ORG, UUID(int=number))).value is None
-        clock.advance(timedelta(milliseconds=20))  # lookups of absent agents have a pace
+        clock.advance(timedelta(milliseconds=20))  # lookups of absent agents have a rate limit
     assert (len(live), len(absent)) == (1, 100)
     assert agents.cached(OTHER_ORG, UUID(int=7)) is not None
     assert agents.cached(OTHER_ORG, UUID(int=100)) is None

@@ -62,7 +62,7 @@ def test_the_failures_of_an_id_expire_after_a_minute() -> None:
 def test_a_token_confirmed_within_the_hour_never_uses_the_lane() -> None:
     """The number of failed secrets with its id does not matter: an attacker cannot push the owner into the lane.
 
-    After an hour it is like any other.
+    After an hour the token is treated like any other.
     """
     guesses = GuessedSecrets()
     guesses.confirmed(guesses.begin(REAL, TOKEN, 0), REAL, 0)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def test_each_change_replaces_the_epoch() -> None:
-    """A new token replaces none: no worker can have cached an entry that it changes."""
+    """A new token replaces none, because no worker can have cached an entry that it changes."""
     office = Office()
     organization, agent = await office.settled()
     other = await office.manage.create_organization("other")
@@ -93,7 +93,7 @@ async def test_the_epoch_is_read_before_the_value() -> None:
     class Interrupted(InMemoryEpochs):
         async def read_or_create(self, org_id: UUID) -> Epoch:
             read = await super().read_or_create(org_id)
-            await self.replace(org_id)  # a change is made between the epoch and what is read next
+            await self.replace(org_id)  # a change happens between the reads of epoch and value
             return read
 
     epochs = Interrupted(office.clock, SequentialIds(2))

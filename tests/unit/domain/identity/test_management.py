@@ -133,7 +133,7 @@ async def test_a_token_is_refused_from_its_expiry_on() -> None:
 
 
 async def test_the_tokens_of_a_suspended_organization_are_refused_until_it_is_active_again() -> None:
-    """No token changes."""
+    """The tokens themselves do not change."""
     office = Office()
     organization, _ = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)

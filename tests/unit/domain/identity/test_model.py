@@ -19,7 +19,7 @@ TOKENS = st.builds(PersonalAccessToken.issue, st.uuids(), st.binary(min_size=32,
 
 
 def test_a_token_has_the_specified_format() -> None:
-    """Prefix, id, 43 URL-safe characters of the secret, and six base-62 digits of the CRC-32 of everything before."""
+    """It has a prefix, its id, 43 URL-safe characters of the secret, and a CRC-32 in six base-62 digits."""
     secret = bytes(range(224, 256))
 
     text = PersonalAccessToken.issue(TOKEN_ID, secret).reveal()

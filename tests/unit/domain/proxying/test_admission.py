@@ -89,7 +89,7 @@ async def test_a_malformed_token_is_invalid_without_being_looked_up(token: str) 
 
 @pytest.mark.parametrize("error", [InvalidTokenError(), ServiceDegradedError()])
 async def test_errors_of_the_verifier_are_raised(error: IbexError) -> None:
-    """An unknown token is 401, an outage is 503: never one for the other."""
+    """An unknown token is 401 and an outage is 503. They are never confused."""
     door = Door()
     door.tokens.answer = error
 

@@ -317,7 +317,7 @@ async def test_a_recheck_refuses_at_once_after_an_event() -> None:
 
 
 async def test_a_recheck_during_an_outage_is_served_stale_and_recorded_as_stale() -> None:
-    """The body took a minute. Auth's database went down in that time, and the epoch is unchanged."""
+    """During a slow body, auth's database became unavailable, and the epoch is unchanged."""
     door = Door()
     await door.warm()
     admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)

@@ -71,7 +71,7 @@ def calls(door: Door) -> int:
 async def test_an_absent_agent_is_looked_up_twice() -> None:
     """The refusal names no epoch, so the second request looks it up with its own reading of the epoch.
 
-    Later requests are refused by what it found; each costs the round trip that confirms it.
+    Later requests are refused with its result. Each makes the round trip that confirms the result.
     """
     door = Door()
     await door.warm()

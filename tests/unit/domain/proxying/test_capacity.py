@@ -23,7 +23,7 @@ from ibex.domain.proxying.capacity import (
 A, B, C = (UUID(int=number) for number in (1, 2, 3))
 STEPS = st.lists(
     st.tuples(st.sampled_from([A, B, C]), st.integers(1, 40), st.booleans()), max_size=200
-)  # organization, amount, and whether it gives back something of what it holds instead
+)  # organization, amount, and whether it is released instead of taken
 
 
 def open_part(capacity: int) -> int:
@@ -37,10 +37,10 @@ def fill(share: FairShare, org_id: UUID, amount: int = 1) -> int:
 
 
 @given(st.integers(1, 400), STEPS)
-def test_every_sequence_of_takes_and_releases_keeps_the_rules(
+def test_every_sequence_of_takes_and_releases_follows_the_rules(
     capacity: int, steps: list[tuple[UUID, int, bool]]
 ) -> None:
-    """Each grant follows the rule, the sums are right, and an organization without an amount uses no memory."""
+    """Grants follow the rule, the sums are correct, and an organization without an amount uses no memory."""
     share = FairShare(capacity)
     held = {A: 0, B: 0, C: 0}
     for org_id, amount, gives_back in steps:
@@ -137,7 +137,7 @@ def test_releasing_a_reservation_is_idempotent() -> None:
     assert (capacity.slots.in_use, capacity.body_bytes.in_use) == (0, 0)
 
 
-def test_a_refused_reservation_holds_nothing() -> None:
+def test_a_refused_reservation_uses_no_capacity() -> None:
     """It has neither a slot nor the refused bytes."""
     capacity = Capacity(slots=1, body_bytes=100, max_authenticating=1)
     held = of(capacity, A)

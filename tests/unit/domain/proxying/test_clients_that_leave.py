@@ -78,7 +78,7 @@ class Client:
         try:
             self.reply = await self.scene.use_case()(call)
         finally:
-            assert self.scene.capacity.body_bytes.in_use == 0  # nothing needs the body any more
+            assert self.scene.capacity.body_bytes.in_use == 0  # the body is no longer needed
         if not isinstance(self.reply, StreamedResponse):
             return
         try:

@@ -51,7 +51,7 @@ async def received(scene: ChatScene) -> tuple[list[bytes], IbexError | None]:
     chunks = []
     try:
         async for chunk in stream:
-            chunks.append(chunk)  # noqa: PERF401 - what came before an error counts too
+            chunks.append(chunk)  # noqa: PERF401 - chunks before an error count too
     except IbexError as error:
         return chunks, error
     finally:
@@ -93,10 +93,10 @@ async def test_the_exchange_of_a_stream_is_recorded_completely() -> None:
 
 
 @pytest.mark.parametrize(("include_usage", "hidden"), [(None, True), (False, True), (True, False)])
-async def test_the_usage_event_is_hidden_unless_the_client_asked_for_it(
+async def test_the_usage_event_is_hidden_unless_the_client_requested_it(
     *, include_usage: bool | None, hidden: bool
 ) -> None:
-    """The final usage chunk reaches only a client that asked for it. It is recorded in any case."""
+    """The final usage chunk reaches only a client that requested it. It is always recorded."""
     scene = scene_of([HEL, STOP], [USAGE], [DONE], include_usage=include_usage)
 
     chunks, _ = await received(scene)
