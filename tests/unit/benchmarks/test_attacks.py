@@ -1,4 +1,4 @@
-"""What ``make bench-attacks`` judges and tells: an attack counts as withstood only if that was shown."""
+"""Parsing, verdicts and tables of ``make bench-attacks``."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ _ABOUT = {
 
 
 @pytest.mark.parametrize("size", [1, 3, 10_000])
-def test_responses_are_found_however_they_are_cut(size: int) -> None:
-    """With a length, in chunks of which one looks like the last, and without a body."""
+def test_responses_are_parsed_from_reads_of_any_size(size: int) -> None:
+    """The responses have a length, chunks (one resembles the last chunk), or no body."""
     parser, found = AnswerParser(), []
     received = (_WITH_LENGTH + _CHUNKED + _EMPTY) * 2
     for at in range(0, len(received), size):
@@ -84,13 +84,13 @@ def test_responses_are_found_however_they_are_cut(size: int) -> None:
     )
 
 
-def test_an_interim_response_is_no_answer() -> None:
+def test_an_interim_response_does_not_count_as_an_answer() -> None:
     """A client that waits for 100 Continue has not been answered."""
     assert AnswerParser().feed(b"HTTP/1.1 100 Continue\r\n\r\n") == []
 
 
-def test_a_guess_is_well_formed() -> None:
-    """Else it would be refused for its shape and never reach what is attacked."""
+def test_a_guessed_token_is_well_formed() -> None:
+    """A malformed token would be refused before it reaches the attacked code."""
     token_id = "01a22971-199e-7ef9-84ea-f9ac73450b7a"
 
     parsed = PersonalAccessToken.parse(guess(token_id))
@@ -99,15 +99,15 @@ def test_a_guess_is_well_formed() -> None:
     assert str(parsed.token_id) == token_id == id_of(guess(token_id))
 
 
-def test_percentiles_are_of_values_that_were_measured() -> None:
-    """By nearest rank; there is no percentile of nothing."""
+def test_a_percentile_is_one_of_the_measured_values() -> None:
+    """The nearest rank decides. Without values the result is NaN."""
     assert percentile([3.0, 1.0, 2.0], 50) == 2.0
     assert percentile(list(range(1, 101)), 99) == 99
     assert math.isnan(percentile([], 99))
 
 
-def test_failures_are_counted_by_what_happened() -> None:
-    """Over all requests and by kind."""
+def test_failures_are_counted_by_status() -> None:
+    """The summary counts them over all requests and for each kind of request."""
     told = summary([*_samples(["ok", "503", "no answer"]), Sample("miss", "503", 9.0)])
 
     assert (told["requests"], told["failed"], told["failures"]) == (4, 3, {"503": 2, "no answer": 1})
@@ -124,13 +124,15 @@ def test_failures_are_counted_by_what_happened() -> None:
         ([], False),
     ],
 )
-def test_one_failure_or_a_p99_over_twice_is_not_withstood(during: list[Sample], verdict: object) -> None:
-    """And an attack during which nothing was measured shows nothing."""
+def test_an_attack_is_withstood_without_failures_and_with_at_most_twice_the_p99(
+    during: list[Sample], verdict: object
+) -> None:
+    """An attack without any measurement is not withstood."""
     assert withstood(summary(_samples(["ok"] * 3)), summary(during)) is verdict
 
 
-def test_a_hold_is_told_by_the_last_answer() -> None:
-    """Connections that were refused at once do not count as released."""
+def test_the_tally_reports_when_the_server_closed_connections() -> None:
+    """A minimum duration excludes connections that were refused at once."""
     tally = Tally()
     for status, held_s in ((503, 0.1), (503, 0.2), (0, 12.5)):
         tally.closed_by_server(status, held_s)
@@ -144,7 +146,7 @@ def test_a_hold_is_told_by_the_last_answer() -> None:
 
 
 def test_metrics_are_summed_over_labels() -> None:
-    """A metric that is not there is not zero."""
+    """The total of a missing metric is None, not zero."""
     metrics = parse_metrics('# HELP x y\nx_total{sink="a"} 2\nx_total{sink="b"} 3.5\nup 1\n')
 
     assert total(metrics, "x_total") == 5.5
@@ -152,7 +154,7 @@ def test_metrics_are_summed_over_labels() -> None:
     assert total(metrics, "y_total") is None
 
 
-def test_the_worst_bucket_is_the_highest_with_something_new() -> None:
+def test_the_worst_bucket_is_the_highest_one_with_new_observations() -> None:
     """Buckets are cumulative, and each worker has its own."""
     name = 'lag_bucket{le="%s",worker="%d"}'
     before = parse_metrics("\n".join(f"{name % (le, 0)} 5" for le in ("0.1", "1.0", "+Inf")))
@@ -163,8 +165,8 @@ def test_the_worst_bucket_is_the_highest_with_something_new() -> None:
     assert worst_bucket(after, after, "lag") is None
 
 
-def test_auth_tells_where_it_listens() -> None:
-    """Both ports are in one line."""
+def test_the_ports_of_auth_are_read_from_its_log_line() -> None:
+    """One line contains both ports. Any other line raises an error."""
     line = "serving gRPC on port 43151, health and metrics on http://127.0.0.1:42809"
 
     assert listening_in(line) == (43151, "http://127.0.0.1:42809")
@@ -172,15 +174,15 @@ def test_auth_tells_where_it_listens() -> None:
         listening_in("starting")
 
 
-def test_every_attack_is_named_once_and_says_what_it_does() -> None:
-    """The names are what ``--only`` takes."""
+def test_every_attack_has_a_unique_name_and_a_description() -> None:
+    """The option ``--only`` accepts these names."""
     assert len(BY_NAME) == len(ATTACKS)
     assert all(attack.what and attack.name in listing() for attack in ATTACKS)
     assert {attack.descriptors for attack in ATTACKS if attack.name.endswith("-1024")} == {1024}
 
 
-def test_the_command_line_is_read() -> None:
-    """By default all attacks, for 30 s, on this checkout."""
+def test_command_line_options_override_the_defaults() -> None:
+    """The default is all attacks, for 30 s, on this checkout. An unknown attack is an error."""
     assert read_options([]).only == tuple(BY_NAME)
     assert (read_options([]).seconds, read_options([]).source) == (30.0, ROOT)
     assert read_options(["--only", "idle-1024", "--seconds", "5"]).only == ("idle-1024",)
@@ -188,8 +190,8 @@ def test_the_command_line_is_read() -> None:
         read_options(["--only", "nothing"])
 
 
-def test_a_plan_survives_its_json() -> None:
-    """The victim gets it on a line."""
+def test_a_plan_is_unchanged_after_a_round_trip_through_json() -> None:
+    """The victim process reads the plan from one line."""
     plan = Plan(1, "a", ("b", "c"), 40.0)
 
     assert Plan.from_json(plan.to_json()) == plan
@@ -197,8 +199,8 @@ def test_a_plan_survives_its_json() -> None:
     assert plan.mix == MIX
 
 
-def test_the_report_tells_failures_and_what_was_not_measured() -> None:
-    """A dash stands for what is not known; an attack that could not run is named."""
+def test_the_report_shows_failures_and_missing_measurements() -> None:
+    """A dash marks a missing value. An attack that could not run is listed with its error."""
     results = [_result("good", holds=False), _result("bad", failed="503"), {"name": "broken", "error": "OSError: x"}]
 
     told = tables(_ABOUT, results)
@@ -214,8 +216,8 @@ def test_the_report_tells_failures_and_what_was_not_measured() -> None:
     assert not any(note in told for note in ("- good: auth served", "- good: the attack"))
 
 
-def test_figures_are_short() -> None:
-    """Three digits; counts by frequency."""
+def test_numbers_have_three_digits_and_counts_are_sorted_by_frequency() -> None:
+    """A dash stands for a missing value."""
     assert [number(value) for value in (None, 0.1234, 12.34, 1234.5)] == ["–", "0.123", "12.3", "1234"]  # noqa: RUF001 - as in the table
     assert counts({"401": 1, "503": 9}) == "9 × 503, 1 × 401"  # noqa: RUF001 - as in the table
     assert counts({}) == "–"  # noqa: RUF001 - as in the table

@@ -1,4 +1,4 @@
-"""The gate's judgement: what passes, what does not, and what the exit code says of it."""
+"""The verdicts of the exit gate, its table and its exit code."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ def load(overhead_ms: int, count: int = 400, failed: int = 0) -> Load:
 
 @pytest.mark.parametrize(("lines", "code"), [([GOOD], 0), ([GOOD, BAD], 1), ([BAD], 1), ([], 1)])
 def test_one_line_over_its_limit_fails_the_gate(lines: list[object], code: int) -> None:
-    """And a gate that measured nothing has shown nothing."""
+    """A gate without any measurement fails too."""
     assert exit_code(lines) == code  # type: ignore[arg-type]
 
 
-def test_a_limit_is_kept_that_is_just_reached() -> None:
-    """Neither what is no number passes, nor a good figure with a flaw."""
+def test_a_figure_equal_to_its_limit_passes() -> None:
+    """NaN does not pass, nor does a good figure with a flaw."""
     assert at_most("x", 20.0, "20 ms").passed
     assert not at_most("x", math.nan, "20 ms").passed
     flawed = at_most("x", 1.0, "20 ms", flaws=["3 failed"], note="p50 1 ms")
     assert (flawed.passed, flawed.note) == (False, "3 failed; p50 1 ms")
 
 
-def test_all_of_nothing_is_not_all() -> None:
-    """There has to be something of which all are good."""
+def test_every_one_of_zero_does_not_pass() -> None:
+    """At least one item is needed, and all must be good."""
     assert every_one("x", 3, 3).passed
     assert not every_one("x", 2, 3).passed
     assert not every_one("x", 0, 0).passed
 
 
-def test_what_could_not_be_measured_does_not_pass() -> None:
-    """It says why in one line."""
+def test_a_failed_measurement_does_not_pass() -> None:
+    """The note contains the reason in one line."""
     line = broken("x", RuntimeError("a server\ndid not start"))
 
     assert (line.passed, line.note) == (False, "RuntimeError: did not start")
 
 
-def test_the_table_is_aligned_and_coloured_only_if_wanted() -> None:
-    """Every column begins at one place; the last line says what it comes to."""
+def test_the_table_is_aligned_and_coloured_only_on_request() -> None:
+    """The last line counts the failures."""
     plain = table_of([GOOD, BAD], colour=False).splitlines()
 
     assert [row[:4] for row in plain[1:3]] == ["pass", "FAIL"]
@@ -86,28 +86,28 @@ def test_the_table_is_aligned_and_coloured_only_if_wanted() -> None:
     ],
     ids=["quick", "slow", "one failed", "too few in flight", "no answer at all"],
 )
-def test_overhead_counts_only_of_a_hundred_answered_at_a_time(through: Load, *, passed: bool) -> None:
-    """A figure of fewer in flight, or one that leaves out what failed, is another figure."""
+def test_overhead_passes_only_with_a_hundred_requests_in_flight_and_no_failures(through: Load, *, passed: bool) -> None:
+    """With fewer requests in flight, or without the failed ones, the figure would not be comparable."""
     assert judge_overhead(through, load(1), seconds=1.0).passed is passed
 
 
-def test_a_machine_that_others_use_is_told() -> None:
-    """What the gate's own processes have not used, somebody else has."""
+def test_processor_use_by_other_processes_is_reported() -> None:
+    """It is the machine's use minus that of the gate's own processes."""
     use = CpuUse({"gate": 6.0, "servers": 1.0}, wall_s=10.0, machine_s=8.0)
 
     assert others_in(use) == ""
     assert others_in(replace(use, machine_s=12.0)).startswith("; others used 0.5 of ")
 
 
-def test_one_request_without_its_directive_fails() -> None:
-    """And so does a provider that received nothing."""
+def test_a_request_without_its_directive_fails_the_check() -> None:
+    """The check also fails if the provider received nothing."""
     assert judge_received({"system: Be brief.": 7}, "system: Be brief.").passed
     assert not judge_received({"system: Be brief.": 6, "user: hi": 1}, "system: Be brief.").passed
     assert not judge_received({}, "system: Be brief.").passed
 
 
-def test_a_trace_that_is_late_or_missing_fails() -> None:
-    """Each is timed from its own response, however the answers came back."""
+def test_a_late_or_missing_trace_fails_the_check() -> None:
+    """Each trace is timed from its own response, in whatever order the responses arrived."""
     answers = [answered(100, 250, 250), answered(0, 250, 250)]
     in_time, late = 250 * MS + 400 * MS, 350 * MS + 501 * MS
 
@@ -116,8 +116,8 @@ def test_a_trace_that_is_late_or_missing_fails() -> None:
     assert not judge_traces([ONE, TWO], answers, {ONE: in_time}).passed
 
 
-def test_a_record_that_is_missing_double_or_another_fails() -> None:
-    """The number alone would not show it."""
+def test_a_missing_duplicate_or_foreign_record_fails_the_check() -> None:
+    """The number of records alone would not reveal a duplicate or foreign one."""
     assert judge_record("x", [ONE, TWO], {ONE}, 2).passed
     assert not judge_record("x", [ONE], {ONE}, 2).passed
     assert not judge_record("x", [ONE, TWO, TWO], {ONE}, 2).passed
@@ -134,8 +134,8 @@ def test_a_record_that_is_missing_double_or_another_fails() -> None:
     ],
     ids=["in time", "late", "a live one refused", "never refused"],
 )
-def test_a_revocation_must_be_in_time_and_hit_nobody_else(outcome: Outcome, *, passed: bool) -> None:
-    """The worst of several counts."""
+def test_a_revocation_must_be_in_time_and_affect_no_live_token(outcome: Outcome, *, passed: bool) -> None:
+    """The worst of several outcomes decides."""
     good = Outcome(0.0, {200: 9}, {401: 9})
 
     assert judge_revocations("x", [good, outcome]).passed is passed
@@ -152,6 +152,6 @@ def test_a_revocation_must_be_in_time_and_hit_nobody_else(outcome: Outcome, *, p
         (5, "no tests ran in 0.10s", False),
     ],
 )
-def test_tests_that_did_not_run_have_not_passed(code: int, last: str, *, passed: bool) -> None:
-    """A skipped row of the matrix is one that nobody has looked at."""
+def test_a_test_run_passes_only_if_every_test_ran_and_passed(code: int, last: str, *, passed: bool) -> None:
+    """A skipped row of the matrix counts as untested."""
     assert judge_tests("x", code, f"...\n{last}\n").passed is passed

@@ -1,4 +1,4 @@
-"""Which IBEX is measured, and that the report says so."""
+"""The choice of the IBEX installation to measure, and its description in the report."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ FACTS = {"version": "3.13.1", "is_optimized": True, "packages": {"litestar": "2.
 
 
 def environment(folder: Path, facts: dict[str, Any], code: int = 0) -> Path:
-    """Make what answers as the interpreter of an environment would."""
+    """Create a script that answers like the interpreter of an environment."""
     python = folder / "python"
     python.write_text(f"#!/bin/sh\necho '{json.dumps(facts)}'\nexit {code}\n")
     python.chmod(0o755)
     return python
 
 
-def test_what_users_have_is_measured_where_it_is(tmp_path: Path) -> None:
-    """With its own Python and its own libraries."""
+def test_the_environment_of_users_is_measured_if_it_exists(tmp_path: Path) -> None:
+    """The report names its Python and its libraries."""
     python = environment(tmp_path, FACTS)
 
     found = find_installation(python)
 
-    assert found == Installation(str(python), True, "3.13.1", True, {"litestar": "2.25"})  # noqa: FBT003 - as told
+    assert found == Installation(str(python), True, "3.13.1", True, {"litestar": "2.25"})  # noqa: FBT003 - positional fields
     assert str(found) == "IBEX as its users install it, Python 3.13.1, an optimized build"
 
 
 @pytest.mark.parametrize(
     ("facts", "code"), [(FACTS, 1), ({**FACTS, "source": "elsewhere"}, 0)], ids=["no IBEX", "of another source"]
 )
-def test_else_it_is_what_development_has(tmp_path: Path, facts: dict[str, Any], code: int) -> None:
-    """Where there is no such environment, IBEX cannot be imported there, or it is not the one of this commit."""
+def test_the_development_environment_is_the_fallback(tmp_path: Path, facts: dict[str, Any], code: int) -> None:
+    """It is used if the users' environment is missing, cannot import IBEX or has it from another source."""
     for python in (tmp_path / "none", environment(tmp_path, facts, code)):
         found = find_installation(python)
 
@@ -58,5 +58,5 @@ def test_else_it_is_what_development_has(tmp_path: Path, facts: dict[str, Any], 
     ids=["the option", "the flags", "Debian's", "none"],
 )
 def test_an_optimized_build_is_recognized(arguments: str, flags: str, schemes: list[str], *, optimized: bool) -> None:
-    """By how it was configured, or by whose it is."""
+    """The configure options, the compiler flags or Debian's installation scheme show it."""
     assert is_optimized(arguments, flags, schemes) is optimized

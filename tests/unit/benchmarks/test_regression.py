@@ -1,4 +1,4 @@
-"""The judgement of `make bench-gate`: pairs, medians, limits, and what perf prints."""
+"""The verdict of `make bench-gate`: pairs, medians, limits, and the output of perf."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SLOWER = Comparison("chat: CPU time", "µs", (100.0, 200.0, 300.0), (120.0, 250.
 LATENCY = Comparison("chat: latency p99", "ms", (1.0,), (9.0,), limit=None)
 
 
-def test_the_ratio_is_the_median_of_the_pairs_and_not_of_the_trees() -> None:
-    """A machine that slows down for one pair slows both of its measurements, and their ratio stays."""
+def test_the_ratio_is_the_median_of_the_ratios_of_pairs() -> None:
+    """A machine that slows down during a pair slows both measurements, so the ratio of the pair stays the same."""
     slowed = Comparison("x", "µs", (100.0, 900.0, 110.0), (102.0, 918.0, 112.2))
 
     assert slowed.ratios == pytest.approx([1.02, 1.02, 1.02])
@@ -23,28 +23,28 @@ def test_the_ratio_is_the_median_of_the_pairs_and_not_of_the_trees() -> None:
     assert SLOWER.ratio == pytest.approx(1.2)
 
 
-def test_one_pair_that_was_disturbed_decides_nothing() -> None:
-    """The median ignores it, in either direction."""
+def test_one_disturbed_pair_does_not_change_the_verdict() -> None:
+    """The median ignores an outlier in either direction."""
     assert Comparison("x", "µs", (100.0,) * 3, (101.0, 400.0, 99.0)).passed
     assert not Comparison("x", "µs", (100.0,) * 3, (120.0, 20.0, 120.0)).passed
 
 
 def test_every_second_pair_begins_with_the_baseline() -> None:
-    """Neither tree is always measured on the machine that the other has warmed."""
+    """Each tree is measured first equally often, so that a warm machine favours neither."""
     assert [baseline_first(pair) for pair in range(4)] == [True, False, True, False]
 
 
 @pytest.mark.parametrize(("ratio", "passed"), [(0.5, True), (1.0, True), (1.1, True), (1.1001, False)])
-def test_more_than_a_tenth_above_fails(ratio: float, *, passed: bool) -> None:
-    """The limit itself passes, and so does an improvement."""
+def test_a_ratio_above_the_limit_of_1_1_fails(ratio: float, *, passed: bool) -> None:
+    """A ratio equal to the limit passes, and so does an improvement."""
     one = Comparison("x", "calls", (1.0,), (ratio,))
 
     assert one.passed is passed
     assert exit_code([SAME, one]) == (0 if passed else 1)
 
 
-def test_what_was_not_measured_does_not_pass() -> None:
-    """A baseline of nothing gives no ratio, and one such pair is enough; nor do no pairs, or no figures."""
+def test_missing_measurements_do_not_pass() -> None:
+    """One pair with a baseline of zero makes the ratio NaN. Without pairs or figures the gate fails."""
     nothing = Comparison("x", "calls", (0.0, 1.0, 1.0), (1.0, 1.0, 1.0))
 
     assert math.isnan(nothing.ratio)
@@ -54,20 +54,20 @@ def test_what_was_not_measured_does_not_pass() -> None:
     assert summary_of([]) == "bench-gate: FAILED: nothing was measured"
 
 
-def test_pairs_are_of_both_trees() -> None:
-    """A measurement without its partner is a mistake of the gate."""
+def test_a_measurement_without_its_partner_raises() -> None:
+    """Both trees must have the same number of measurements; anything else is a bug of the gate."""
     with pytest.raises(ValueError, match="shorter"):
         _ = Comparison("x", "calls", (1.0, 2.0), (1.0,)).ratio
 
 
-def test_latencies_judge_nothing() -> None:
-    """A greater one passes; latencies alone are no judgement."""
+def test_latencies_do_not_affect_the_verdict() -> None:
+    """A higher latency passes. A gate with latencies alone fails, because it has judged nothing."""
     assert exit_code([SAME, LATENCY]) == 0
     assert exit_code([LATENCY]) == 1
 
 
 def test_a_failure_names_the_figure_and_both_amounts() -> None:
-    """One line for each figure above its limit, and none for the others."""
+    """The summary has one line for each figure above its limit, and none for the others."""
     assert summary_of([SAME, SLOWER, LATENCY]) == (
         "bench-gate: FAILED: chat: CPU time: 1.200 times the baseline (250 µs instead of 200), the limit is 1.10"
     )
@@ -75,7 +75,7 @@ def test_a_failure_names_the_figure_and_both_amounts() -> None:
 
 
 def test_the_table_has_a_row_for_each_figure() -> None:
-    """It shows the medians of both trees, and the lowest and highest ratio beside the one that decides."""
+    """A row shows the medians of both trees, and the deciding, the lowest and the highest ratio."""
     head, same, slower, latency = table_of([SAME, SLOWER, LATENCY]).splitlines()
 
     assert head.split() == ["per", "request", "baseline", "this", "tree", "ratio", "lowest", "highest", "limit"]
@@ -97,13 +97,13 @@ def test_the_table_has_a_row_for_each_figure() -> None:
     ],
     ids=["all", "without the kernel", "with orders", "not supported", "not counted", "not permitted", "no perf"],
 )
-def test_what_perf_counted(said: str, amount: float | None) -> None:
-    """A machine that counts no instructions says so in the place of the number."""
+def test_the_count_is_read_from_the_output_of_perf(said: str, amount: float | None) -> None:
+    """The result is None if perf counted nothing, for example on a machine without hardware counters."""
     assert parse_perf(said) == amount
 
 
 def test_a_part_of_a_plan_keeps_every_scenario() -> None:
-    """It sends at least one request of each."""
+    """Each scenario sends at least one request."""
     part = with_share(FULL, 0.0001, 1)
 
     assert [one.name for one in part.scenarios] == [one.name for one in FULL.scenarios]

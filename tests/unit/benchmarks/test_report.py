@@ -1,4 +1,4 @@
-"""What a run has measured, as goals, tables and a page: said truly, whatever is missing."""
+"""The goals, tables and HTML page of a benchmark run, also if measurements are missing."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def _all_sections() -> dict[str, Any]:
     }
 
 
-def test_goals_are_met_by_the_medians_and_by_nothing_else() -> None:
-    """Each figure is judged by its own target; what was not installed is neither met nor missed."""
+def test_each_goal_is_judged_by_its_own_target() -> None:
+    """The medians decide. A goal that needs a peer that is not installed is neither met nor missed."""
     met = {goal["what"]: goal["met"] for goal in _results(**_all_sections())["goals"]}
     assert met["the rate of one worker, of nginx's"] is True
     assert met["the rate of one worker, of LiteLLM's"] is None
@@ -101,8 +101,8 @@ def test_goals_are_met_by_the_medians_and_by_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(("floor_ms", "met"), [(1.5, True), (25.0, None)])
-def test_a_negative_difference_is_noise(floor_ms: float, met: bool | None) -> None:  # noqa: FBT001 - a parameter
-    """It is nothing that was reached; where it is more than the target no word can be said of that."""
+def test_a_negative_difference_is_reported_as_noise(floor_ms: float, met: bool | None) -> None:  # noqa: FBT001 - a parameter
+    """The goal is met if the amount is within the target. Otherwise it is neither met nor missed."""
     sections = _all_sections()
     sections["streams"]["runs"]["provider alone"][0]["p50_ms"] = floor_ms
     goals = {goal["what"]: goal for goal in _results(**sections)["goals"]}
@@ -112,14 +112,16 @@ def test_a_negative_difference_is_noise(floor_ms: float, met: bool | None) -> No
 
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_a_quick_run_says_where_it_judges_that_it_is_none_to_judge_by(*, quick: bool) -> None:
-    """The terminal's last table is all that many look at."""
+def test_the_last_table_of_a_quick_run_is_titled_as_no_record(*, quick: bool) -> None:
+    """Many readers look only at the last table in the terminal."""
     title = all_tables({**_results(**_all_sections()), "quick": quick})[-1].title
     assert ("no record" in title) == quick
 
 
-def test_stages_that_nobody_has_measured_are_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the command that measures them, on the terminal and among the goals."""
+def test_missing_stage_benchmarks_are_reported_with_their_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The terminal and the goals name the command that measures them."""
     assert measure_stages(tmp_path, quick=True) is None
     said = capsys.readouterr()
     assert "make bench-stages has not been run" in said.out + said.err
@@ -132,19 +134,19 @@ class _Peer:
     is_installed: bool
 
 
-def test_versions_are_of_what_is_installed() -> None:
-    """A peer that is not there was not measured."""
+def test_versions_are_listed_for_installed_peers_only() -> None:
+    """A peer that is not installed was not measured."""
     peers = {"litellm": _Peer("litellm==1", is_installed=True), "portkey": _Peer("gateway@2", is_installed=False)}
     assert installed(peers) == {"litellm": "litellm==1"}
 
 
-def test_every_number_of_the_eight_is_among_the_goals() -> None:
-    """A run of all sections has something to say of all eight."""
+def test_a_full_run_has_a_goal_for_each_of_the_eight_numbers() -> None:
+    """The run contains all sections."""
     assert {goal["number"] for goal in _results(**_all_sections())["goals"]} == set(range(1, 9))
 
 
-def test_the_page_holds_every_section_and_loads_nothing(tmp_path: Path) -> None:
-    """The report is one file: no script, no link, and each chart is well-formed."""
+def test_the_page_contains_every_section_and_loads_nothing(tmp_path: Path) -> None:
+    """The report is one file without scripts and links, and each chart is well-formed XML."""
     page = write_report(tmp_path / "report.html", json.loads(json.dumps(_results(**_all_sections())))).read_text()
     for title in (
         "Target and reached",
@@ -160,26 +162,26 @@ def test_the_page_holds_every_section_and_loads_nothing(tmp_path: Path) -> None:
     charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(charts) >= 10
     for chart in charts:
-        ET.fromstring(chart)  # noqa: S314 - of our own making
+        ET.fromstring(chart)  # noqa: S314 - our own output
         assert "nan" not in chart
 
 
-def test_a_run_of_nothing_has_a_page_too(tmp_path: Path) -> None:
-    """Sections that were not asked for, or failed, are left out, and what failed is named."""
+def test_a_run_without_results_still_has_a_page(tmp_path: Path) -> None:
+    """The page omits sections that did not run, and lists those that failed."""
     results = {**_results(), "failed": ["closed: it broke"]}
     assert "it broke" in write_report(tmp_path / "report.html", results).read_text()
     assert all_tables(results)[-1].rows[0][3] == "not measured"
 
 
-def test_what_others_used_is_told() -> None:
-    """Cores are processor time by wall time, the proxy's under one name whoever it is."""
+def test_processor_use_is_reported_in_cores() -> None:
+    """Cores are processor time divided by wall time. Every measured proxy appears under the same name."""
     results = _results(**_all_sections())
     assert machine_uses(results)["closed loop: nginx"]["proxy"] == pytest.approx(0.5)
     assert disturbance(results) == pytest.approx(0.05)
 
 
-def test_turns_go_back_and_forth() -> None:
-    """Every second round is backwards, so that none is always the one after a particular other."""
+def test_every_second_round_runs_in_reverse_order() -> None:
+    """So no candidate always runs after the same other one."""
     order: list[str] = []
 
     def measure(name: str) -> int:
@@ -191,15 +193,15 @@ def test_turns_go_back_and_forth() -> None:
     assert found == {"a": [1, 4, 5], "b": [2, 3, 6]}
 
 
-def test_percentiles_without_values_for_them_are_not_drawn() -> None:
-    """Of a hundred values there is a 99th percentile and no 99.9th."""
+def test_the_curve_ends_at_the_highest_percentile_that_has_a_value() -> None:
+    """A hundred values have a 99th percentile and no 99.9th."""
     assert max(curve(range(100))) == 99.0
     assert percentile(range(100), 99) == 99
     assert percentile([], 99) != percentile([], 99)  # not a number
 
 
-def test_a_sample_belongs_to_the_innermost_part_of_ibex() -> None:
-    """What a library does for the journal is the journal's; what nobody of IBEX called is the rest."""
+def test_a_profile_sample_counts_for_the_innermost_ibex_frame() -> None:
+    """Library code that the journal calls counts for the journal. A stack without IBEX counts as the rest."""
     found = read_profile(
         [
             "go (/src/ibex/domain/a.py:1);put (/src/ibex/adapters/journal/b.py:2);run (/lib/python3.11/sqlite3.py:3) 3",
@@ -210,8 +212,8 @@ def test_a_sample_belongs_to_the_innermost_part_of_ibex() -> None:
     assert found["functions"] == {"run (3.11/sqlite3.py)": 0.75, "run (3.11/asyncio/runners.py)": 0.25}
 
 
-def test_stages_are_read_where_they_were_left(tmp_path: Path) -> None:
-    """pytest-benchmark's seconds are told in microseconds; without its file there are none."""
+def test_stage_results_are_read_in_microseconds(tmp_path: Path) -> None:
+    """pytest-benchmark's file contains seconds. Without the file the result is None."""
     assert read_stages(tmp_path) is None
     told = {"datetime": "now", "benchmarks": [{"name": "test_inject", "stats": {"median": 2e-5, "mean": 3e-5}}]}
     (tmp_path / "stages.json").write_text(json.dumps(told))
@@ -222,14 +224,14 @@ def test_stages_are_read_where_they_were_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("most", [0.004, 0.7, 1.0, 6.3, 97.0, 12_345.0])
-def test_a_linear_axis_ends_beyond_its_values(most: float) -> None:
-    """Every value has a place between 0 and 1, and there are few ticks."""
+def test_a_linear_axis_covers_its_values(most: float) -> None:
+    """Every value is placed between 0 and 1, and the axis has at most eight ticks."""
     axis = svg.linear([most], "any")
     assert 0.5 < axis.place(most) <= 1
     assert len(axis.ticks) <= 8
 
 
-def test_a_logarithmic_axis_takes_zero_and_a_single_value() -> None:
-    """Neither what is zero nor a single decade breaks it."""
+def test_a_logarithmic_axis_accepts_zero_and_a_single_decade() -> None:
+    """Both values are placed between 0 and 1, in their order."""
     axis = svg.logarithmic([0.0, 10.0], "any")
     assert 0 <= axis.place(0.0) <= axis.place(10.0) <= 1

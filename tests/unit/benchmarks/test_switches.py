@@ -21,13 +21,13 @@ TABLE = """% time     seconds  usecs/call     calls    errors syscall
 """
 
 
-def test_both_kinds_of_switches_are_read() -> None:
-    """They are those of one thread."""
+def test_voluntary_and_involuntary_switches_are_read() -> None:
+    """The counts belong to one thread."""
     assert read_switches("writer", STATUS) == {("writer", VOLUNTARY): 1500, ("writer", INVOLUNTARY): 7}
 
 
-def test_a_thread_that_waits_is_seen() -> None:
-    """Its wait is a voluntary switch, and the main thread is the event loop."""
+def test_a_wait_counts_as_a_voluntary_switch() -> None:
+    """The main thread is reported as the event loop."""
     before = switches_of([os.getpid()])
     thread = threading.Thread(target=threading.Event().wait, args=(0.01,))
     thread.start()
@@ -37,11 +37,11 @@ def test_a_thread_that_waits_is_seen() -> None:
     assert (after - before)[LOOP, VOLUNTARY] >= 1
 
 
-def test_system_calls_are_read() -> None:
-    """With errors and without. The sum is not one of them."""
+def test_system_calls_are_counted_by_name() -> None:
+    """Rows with and without errors are read. The row of totals is ignored."""
     assert read_calls(TABLE.splitlines()) == {"epoll_wait": 1600, "recvfrom": 900}
 
 
-def test_the_total_is_over_threads_and_kinds() -> None:
-    """A table shows it last."""
+def test_the_total_is_the_sum_over_threads_and_kinds() -> None:
+    """The table shows it last."""
     assert total({"a": {VOLUNTARY: 1.5, INVOLUNTARY: 0.5}, "b": {VOLUNTARY: 2.0}}) == 4.0

@@ -18,8 +18,8 @@ def loop() -> SimulatedLoop:
 
 
 @in_simulated_time
-async def test_time_is_up() -> None:
-    """At the given time. A time in the past means now."""
+async def test_a_deadline_times_out_at_its_time() -> None:
+    """A deadline in the past times out immediately."""
     for when in (1.0, 1.0, 0.5):
         with pytest.raises(TimeoutError):
             async with Deadline(when):
@@ -28,8 +28,8 @@ async def test_time_is_up() -> None:
 
 
 @in_simulated_time
-async def test_work_in_time_is_not_disturbed() -> None:
-    """Neither at the time nor later."""
+async def test_work_that_ends_before_the_deadline_is_not_interrupted() -> None:
+    """The timer has no effect after the block either."""
     async with Deadline(1.0):
         await asyncio.sleep(0.9)
     await asyncio.sleep(5)
@@ -47,8 +47,8 @@ async def test_data_that_arrived_while_the_loop_was_blocked_is_in_time() -> None
 
 
 @in_simulated_time
-async def test_missing_data_is_late_even_if_the_loop_was_blocked() -> None:
-    """After the grace period."""
+async def test_missing_data_times_out_even_if_the_loop_was_blocked() -> None:
+    """The deadline times out after the grace period."""
     loop().call_soon(loop().stand_still, 3.0)
     with pytest.raises(TimeoutError):
         async with Deadline(1.0):
@@ -57,8 +57,8 @@ async def test_missing_data_is_late_even_if_the_loop_was_blocked() -> None:
 
 
 @in_simulated_time
-async def test_a_cancellation_is_none_of_its_business() -> None:
-    """Cancellations and other exceptions pass through."""
+async def test_cancellations_and_exceptions_pass_through_a_deadline() -> None:
+    """The deadline does not turn them into a timeout."""
     for error in (asyncio.CancelledError, ValueError):
         with pytest.raises(error):
             async with Deadline(1.0):
@@ -66,8 +66,8 @@ async def test_a_cancellation_is_none_of_its_business() -> None:
 
 
 @in_simulated_time
-async def test_a_timer_that_is_cancelled_calls_nothing() -> None:
-    """Also if it was already late."""
+async def test_a_cancelled_timer_does_not_call_back() -> None:
+    """This includes a timer that is cancelled during its grace period."""
     called: list[float] = []
     early, late = (GraceTimer(1.0, lambda: called.append(loop().time())) for _ in range(2))
     early.cancel()

@@ -37,28 +37,28 @@ def test_every_code_has_an_error() -> None:
 
 
 @pytest.mark.parametrize("code", ErrorCode)
-def test_a_code_is_its_own_name(code: ErrorCode) -> None:
-    """The value in responses equals the name of the code."""
+def test_the_value_of_a_code_equals_its_name(code: ErrorCode) -> None:
+    """Responses contain the value."""
     assert code == code.name
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_every_error_has_words_of_its_own(kind: type[IbexError]) -> None:
-    """Only a bug has the message of the base class, so that no detail of it leaks."""
+def test_every_error_has_its_own_default_message(kind: type[IbexError]) -> None:
+    """Only an internal error has the message of the base class, so that no detail of a bug leaks."""
     assert kind.default_message.endswith((".", ">."))
     assert (kind.default_message == IbexError.default_message) is (kind.code is ErrorCode.INTERNAL_ERROR)
 
 
-def test_a_message_of_its_own_takes_the_place_of_the_default() -> None:
-    """The client reads the message; the detail is separate."""
+def test_a_given_message_replaces_the_default() -> None:
+    """The client reads the message. The detail is separate."""
     error = RateLimitedError("Slow down.", detail="more", retry_after_s=3)
 
     assert (str(error), error.message, error.detail, error.retry_after_s) == ("Slow down.", "Slow down.", "more", 3)
     assert str(RateLimitedError()) == RateLimitedError.default_message
 
 
-def test_a_validation_error_names_the_first_fields_and_holds_all() -> None:
-    """The message stays short, however many fields are wrong."""
+def test_a_validation_error_names_the_first_three_fields_and_keeps_all() -> None:
+    """The message stays short if many fields are wrong."""
     fields = tuple(FieldError(f"f{i}", FieldCode.REQUIRED, "is required") for i in range(5))
 
     error = ValidationError(fields)

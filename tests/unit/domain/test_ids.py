@@ -14,16 +14,16 @@ MILLISECONDS = st.integers(0, (1 << 48) - 1)
 ENTROPY = st.binary(min_size=10, max_size=10)
 
 
-def test_the_example_of_rfc_9562_comes_out() -> None:
-    """The UUIDv7 of RFC 9562, appendix A.6."""
+def test_the_example_of_rfc_9562_is_reproduced() -> None:
+    """The example is the UUIDv7 of appendix A.6."""
     made = uuid7(0x017F22E279B0, bytes.fromhex("0cc318c4dc0c0c07398f"))
 
     assert made == UUID("017F22E2-79B0-7CC3-98C4-DC0C0C07398F")
 
 
 @given(MILLISECONDS, ENTROPY)
-def test_time_and_version_are_where_they_belong(unix_ms: int, entropy: bytes) -> None:
-    """Every UUIDv7 has its version, its variant and its time, whatever the entropy."""
+def test_a_uuid7_contains_its_version_variant_and_time(unix_ms: int, entropy: bytes) -> None:
+    """The entropy changes none of them."""
     made = uuid7(unix_ms, entropy)
 
     assert (made.version, made.variant, made.int >> 80) == (7, "specified in RFC 4122", unix_ms)
@@ -37,8 +37,8 @@ def test_later_ids_are_greater(first_ms: int, first: bytes, second_ms: int, seco
 
 
 @pytest.mark.parametrize(("unix_ms", "entropy"), [(0, bytes(9)), (0, bytes(11)), (-1, bytes(10)), (1 << 48, bytes(10))])
-def test_values_that_do_not_fit_are_refused(unix_ms: int, entropy: bytes) -> None:
-    """Neither more entropy than fits, nor a time outside 48 bits."""
+def test_a_time_or_entropy_that_does_not_fit_is_refused(unix_ms: int, entropy: bytes) -> None:
+    """A time has 48 bits, and the entropy has a fixed size."""
     with pytest.raises(ValueError, match="UUIDv7"):
         uuid7(unix_ms, entropy)
 
@@ -50,7 +50,7 @@ def test_a_sessions_id_never_changes() -> None:
 
 @given(st.uuids(), st.uuids(), st.text(min_size=1))
 def test_a_sessions_id_is_a_name_based_uuid(org: UUID, agent: UUID, handle: str) -> None:
-    """As RFC 9562, section 5.5 defines it, from organization, agent and handle."""
+    """RFC 9562, section 5.5 defines it. The name consists of organization, agent and handle."""
     assert session_id(org, agent, handle) == uuid5(_SESSION_NAMESPACE, f"{org}/{agent}/{handle}")
 
 

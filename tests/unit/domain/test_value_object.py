@@ -19,8 +19,8 @@ Member("model", b"1").name = "other"
 """
 
 
-def test_values_of_one_content_are_equal_and_one_key() -> None:
-    """As with any frozen dataclass."""
+def test_values_with_equal_fields_are_equal_and_have_the_same_hash() -> None:
+    """They behave like any frozen dataclass."""
     assert Member("model", b"1") == Member("model", b"1") != Member("model", b"2")
     assert len({Member("model", b"1"), Member("model", b"1")}) == 1
 
@@ -31,8 +31,8 @@ def test_values_have_no_dictionary() -> None:
         assert not hasattr(kind, "__dict__") or "__slots__" in vars(kind)
 
 
-def test_fields_of_one_name_are_copied() -> None:
-    """All but those that are left out; nothing else is read."""
+def test_fields_with_the_same_name_are_copied() -> None:
+    """Excluded fields are not copied, and no other attribute is read."""
 
     @value_object
     class Source:

@@ -49,7 +49,7 @@ class Worker:
 
 
 async def test_directives_and_their_absence_are_cached() -> None:
-    """By organization and agent, until the epoch differs."""
+    """Entries are stored by organization and agent, and are valid until the epoch differs."""
     source = ScriptedDirectives(None)
     worker = Worker(source)
 
@@ -61,8 +61,8 @@ async def test_directives_and_their_absence_are_cached() -> None:
     assert await worker.ask("f") == DIRECTIVE
 
 
-async def test_a_directive_that_one_worker_fetched_the_others_read_in_the_shared_cache() -> None:
-    """Under the same epoch. After a change one worker asks the source again, for all of them."""
+async def test_workers_read_a_directive_that_another_worker_fetched_from_the_shared_cache() -> None:
+    """They share it under the same epoch. After a change one worker fetches it again for all of them."""
     source = ScriptedDirectives(DIRECTIVE)
     first = Worker(source)
     second = Worker(source, first)
@@ -89,9 +89,9 @@ async def test_without_an_epoch_nothing_is_shared(why: str) -> None:
 
 @pytest.mark.parametrize("why", ["a stream that did not resume", "an event", "no pong for three seconds"])
 async def test_the_shared_cache_is_not_read_while_an_epoch_may_have_been_lost(why: str) -> None:
-    """For the lifetime of an entry, or until the watch is confirmed again.
+    """The pause lasts for the lifetime of an entry, or until the watch is confirmed again.
 
-    Other workers may read what this one stores.
+    The worker still stores entries, which other workers may read.
     """
     source = ScriptedDirectives(DIRECTIVE)
     first = Worker(source)
@@ -116,8 +116,8 @@ async def test_the_shared_cache_is_not_read_while_an_epoch_may_have_been_lost(wh
 
 
 @pytest.mark.parametrize("known", [DIRECTIVE, None])
-async def test_the_last_known_directive_holds_for_five_minutes(known: Directive | None) -> None:
-    """If neither the shared cache nor the source answers. A known absence counts too. Then the request is refused."""
+async def test_the_last_known_directive_is_served_for_five_minutes_of_an_outage(known: Directive | None) -> None:
+    """A known absence counts too. Without the shared cache and the source, later requests are refused."""
     source = ScriptedDirectives(known)
     worker = Worker(source)
     assert await worker.ask() == known
@@ -132,15 +132,15 @@ async def test_the_last_known_directive_holds_for_five_minutes(known: Directive 
         await worker.ask(is_known=False)
 
 
-async def test_a_directive_of_which_nothing_is_known_is_not_skipped() -> None:
-    """The request is refused instead of being sent without its directive."""
+async def test_a_request_is_refused_if_its_directive_is_unknown() -> None:
+    """It is never sent without its directive."""
     with pytest.raises(ServiceDegradedError):
         await Worker(ScriptedDirectives(ServiceDegradedError())).ask()
 
 
 @in_simulated_time
-async def test_after_an_outage_the_source_is_asked_again() -> None:
-    """In the background: the request that starts the fetch does not wait for it."""
+async def test_the_source_is_called_again_after_an_outage() -> None:
+    """The fetch runs in the background, so the request that starts it does not wait."""
     source = ScriptedDirectives(DIRECTIVE)
     worker = Worker(source)
     await worker.ask()
@@ -153,7 +153,7 @@ async def test_after_an_outage_the_source_is_asked_again() -> None:
     assert await worker.ask(is_known=False) is None
 
 
-async def test_a_directive_is_validated_by_a_later_reading() -> None:
+async def test_a_directive_is_validated_by_a_later_reading_of_the_epoch() -> None:
     """It is fetched under that reading: the shared cache must not return an entry from before the change."""
     source = ScriptedDirectives(DIRECTIVE)
     worker = Worker(source)

@@ -12,15 +12,15 @@ def test_equal_texts_do_not_differ() -> None:
     assert unified_lines("one\ntwo", "one\ntwo") == []
 
 
-def test_lines_are_removed_added_or_unchanged() -> None:
-    """The first character of each line says which."""
+def test_lines_are_marked_as_removed_added_or_unchanged() -> None:
+    """The first character of a line is the mark."""
     lines = unified_lines("one\ntwo\nthree\n", "one\n2\nthree\nfour\n")
 
     assert lines == ["@@ -1,3 +1,4 @@", " one", "-two", "+2", " three", "+four"]
 
 
-def test_a_newline_at_the_end_counts() -> None:
-    """A directive is sent to the provider byte for byte, so its last newline is a difference and is shown."""
+def test_a_newline_at_the_end_is_a_difference() -> None:
+    """A directive is sent to the provider byte for byte, so the diff shows its last newline."""
     assert unified_lines("one", "one\n") == ["@@ -1 +1 @@", "-one", NO_NEWLINE, "+one"]
 
 
@@ -37,6 +37,6 @@ def test_lines_that_look_like_a_header_are_counted() -> None:
     assert (diff.added, diff.removed) == (2, 1)
 
 
-def test_a_diff_shows_no_text() -> None:
-    """The repr contains no text."""
+def test_the_repr_of_a_diff_contains_no_text() -> None:
+    """Directives must not appear in logs."""
     assert "secret" not in repr(DirectiveDiff(1, 2, unified_lines("", "my secret")))

@@ -59,8 +59,8 @@ async def desk() -> Desk:
     return Desk(clock, identity, agent, ids)
 
 
-async def test_a_text_that_is_set_is_in_force(desk: Desk) -> None:
-    """As version 1, in the mode ``system_first`` unless another one is given."""
+async def test_the_first_text_is_in_force_as_version_1(desk: Desk) -> None:
+    """Its mode is ``system_first`` unless another one is given."""
     state = await desk.manage.set(*desk.key, "Be brief.", author=AUTHOR)
 
     in_force = await desk.in_force()
@@ -99,8 +99,8 @@ async def test_rolling_back_moves_the_pointer_and_copies_nothing(desk: Desk) -> 
     assert (await desk.manage.set(*desk.key, "three", author=AUTHOR)).version.number == 3
 
 
-async def test_versions_are_compared(desk: Desk) -> None:
-    """The current version with the one before it, another version with the one before, or any two."""
+async def test_any_two_versions_can_be_compared(desk: Desk) -> None:
+    """Without numbers, the current version is compared with the one that it replaced."""
     for text in ("one", "two", "three"):
         await desk.manage.set(*desk.key, text, author=AUTHOR)
     await desk.manage.rollback(*desk.key, 2)
@@ -117,8 +117,8 @@ async def test_versions_are_compared(desk: Desk) -> None:
     assert [line[0] for line in (await desk.manage.diff(*desk.key, 1, 3)).lines] == list("@-\\+\\")
 
 
-async def test_a_text_is_compared_with_the_one_in_force_before(desk: Desk) -> None:
-    """Through sets and rollbacks. Setting the current version again, or a deactivation in between, changes nothing."""
+async def test_a_text_is_compared_with_the_one_that_it_replaced(desk: Desk) -> None:
+    """Sets and rollbacks count. Setting the current version again, or a deactivation in between, changes nothing."""
 
     async def compared() -> tuple[int | None, int, Basis]:
         diff = await desk.manage.diff(*desk.key)
@@ -145,7 +145,7 @@ class Forgetful(InMemoryDirectives):
         return replace(state, previous_number=None) if state is not None else None
 
 
-async def test_without_a_record_a_text_is_compared_with_the_number_before(desk: Desk) -> None:
+async def test_without_a_recorded_predecessor_a_text_is_compared_with_the_preceding_number(desk: Desk) -> None:
     """The diff reports this basis."""
     store = Forgetful(desk.identity, desk.clock)
     manage = ManageDirectives(store, desk.epochs, desk.clock, SequentialIds())
@@ -159,8 +159,8 @@ async def test_without_a_record_a_text_is_compared_with_the_number_before(desk: 
     assert (diff.before, diff.basis) == (None, Basis.NUMBER_BEFORE)
 
 
-async def test_only_versions_that_exist_are_compared(desk: Desk) -> None:
-    """Without a directive there is nothing to compare either."""
+async def test_comparing_a_missing_version_raises(desk: Desk) -> None:
+    """An agent without a directive has no version to compare either."""
     with pytest.raises(NotFoundError, match="directive"):
         await desk.manage.diff(*desk.key)
     await desk.manage.set(*desk.key, "one", author=AUTHOR)
@@ -172,8 +172,8 @@ async def test_only_versions_that_exist_are_compared(desk: Desk) -> None:
         await desk.manage.rollback(*desk.key, 9)
 
 
-async def test_a_deactivated_directive_is_not_injected_until_it_is_back(desk: Desk) -> None:
-    """A rollback or a new text activates it again."""
+async def test_a_deactivated_directive_is_not_injected_until_it_is_activated_again(desk: Desk) -> None:
+    """A rollback or a new text activates it."""
     await desk.manage.set(*desk.key, "one", author=AUTHOR)
 
     assert not (await desk.manage.deactivate(*desk.key)).is_active
@@ -191,8 +191,8 @@ async def test_an_invalid_text_changes_nothing(desk: Desk, text: str) -> None:
     assert list(await desk.manage.history(*desk.key)) == []
 
 
-async def test_missing_agents_and_directives_are_not_found(desk: Desk) -> None:
-    """Neither another organization's agent, nor the directive of an agent that has none."""
+async def test_missing_agents_and_directives_raise_not_found(desk: Desk) -> None:
+    """This includes another organization's agent, and an agent that has no directive."""
     with pytest.raises(NotFoundError, match="agent"):
         await desk.manage.set(UUID(int=404), desk.agent.id, "one", author=AUTHOR)
     with pytest.raises(NotFoundError, match="directive"):
@@ -204,16 +204,16 @@ async def test_missing_agents_and_directives_are_not_found(desk: Desk) -> None:
     assert list(await desk.manage.history(*desk.key)) == []
 
 
-async def test_no_text_is_shown(desk: Desk) -> None:
-    """The reprs of versions and states show everything except the text."""
+async def test_the_reprs_of_versions_and_states_contain_no_text(desk: Desk) -> None:
+    """They show all other fields."""
     state = await desk.manage.set(*desk.key, "my secret", author=AUTHOR)
 
     assert "my secret" not in repr(state)
     assert "my secret" not in repr(await desk.in_force())
 
 
-async def test_each_change_replaces_the_epoch_and_is_in_the_log(desk: Desk) -> None:
-    """A new text, a rollback and a deactivation; reading is no change."""
+async def test_each_change_replaces_the_epoch_and_is_logged(desk: Desk) -> None:
+    """Changes are a new text, a rollback and a deactivation. Reading is no change."""
     org_id, log = desk.agent.org_id, desk.identity.change_log
     position = (await log.read(None)).position
     await desk.manage.set(*desk.key, "one", author=AUTHOR)
@@ -271,8 +271,8 @@ async def test_rolling_back_restores_the_mode(desk: Desk) -> None:
     assert (state.mode, in_force.mode) == (InjectionMode.USER_PREPEND, InjectionMode.USER_PREPEND)
 
 
-async def test_a_change_that_found_nothing_replaces_no_epoch(desk: Desk) -> None:
-    """Nor does an invalid text."""
+async def test_a_failed_change_replaces_no_epoch(desk: Desk) -> None:
+    """The organization or directive does not exist, or the text is invalid."""
     position = (await desk.identity.change_log.read(None)).position
     with pytest.raises(ValueError, match="A directive"):
         await desk.manage.set(*desk.key, "", author=AUTHOR)

@@ -19,13 +19,13 @@ def directive_of(mode: InjectionMode, text: str = TEXT) -> Directive:
 
 @pytest.mark.parametrize("text", ["a", "ä" * (MAX_TEXT_BYTES // 2), "a" * MAX_TEXT_BYTES, "\n", "😀"])
 def test_a_directive_may_have_1_to_32768_bytes(text: str) -> None:
-    """Counted in UTF-8, including both bounds."""
+    """The size is counted in UTF-8 and includes both bounds."""
     assert check_text(text) is text
 
 
 @pytest.mark.parametrize("text", ["", "a" * (MAX_TEXT_BYTES + 1), "ä" * (MAX_TEXT_BYTES // 2 + 1), "secret\x00"])
-def test_another_text_is_refused(text: str) -> None:
-    """Empty, too long or with a NUL, which PostgreSQL cannot store. The message does not repeat the text."""
+def test_an_empty_or_too_long_text_or_one_with_a_nul_is_refused(text: str) -> None:
+    """PostgreSQL cannot store a NUL. The message does not repeat the text."""
     with pytest.raises(ValueError, match="A directive") as raised:
         check_text(text)
 
@@ -33,7 +33,7 @@ def test_another_text_is_refused(text: str) -> None:
     assert "secret" not in str(raised.value)
 
 
-def test_a_text_that_utf_8_cannot_hold_is_refused_without_repeating_it() -> None:
+def test_a_text_that_cannot_be_encoded_in_utf_8_is_refused_without_repeating_it() -> None:
     """Python's own error would contain the whole text."""
     with pytest.raises(ValueError, match="surrogates") as raised:
         check_text("secret \ud800")
@@ -42,8 +42,8 @@ def test_a_text_that_utf_8_cannot_hold_is_refused_without_repeating_it() -> None
     assert raised.value.__cause__ is None
 
 
-def test_a_directive_shows_its_receipt_and_no_text() -> None:
-    """Version and the first 8 hex digits of the SHA-256 identify it; the text stays out of any repr."""
+def test_the_repr_of_a_directive_contains_its_receipt_and_no_text() -> None:
+    """The version and the first 8 hex digits of the SHA-256 identify it."""
     directive = replace(directive_of(InjectionMode.SYSTEM_FIRST, "abc"), version=12)
 
     assert directive.receipt == "12@ba7816bf"

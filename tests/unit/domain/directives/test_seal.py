@@ -1,4 +1,4 @@
-"""Sealed cache entries: after any change they do not open."""
+"""Sealed cache entries, which do not open after any change."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def opened(
 @pytest.mark.parametrize("value", [b"", VALUE, bytes(range(256)) * 256])
 @pytest.mark.parametrize("epoch", ["", EPOCH, "\udcff of any bytes"])
 def test_a_sealed_entry_opens(value: bytes, epoch: str) -> None:
-    """With any value and epoch."""
+    """It opens with any value and epoch."""
     assert opened(SEAL.close(ORG, AGENT, epoch, NOW_MS, value), epoch=epoch) == value
 
 
-def test_in_another_place_it_does_not_verify() -> None:
+def test_an_entry_does_not_verify_in_another_place() -> None:
     """The HMAC covers organization, agent, epoch and key."""
     assert opened(org_id=OTHER) is Rejection.UNVERIFIED
     assert opened(agent_id=OTHER) is Rejection.UNVERIFIED
@@ -45,22 +45,22 @@ def test_in_another_place_it_does_not_verify() -> None:
 
 
 @pytest.mark.parametrize("position", range(len(SEALED)))
-def test_no_byte_can_be_changed(position: int) -> None:
-    """No byte of the format, the time of issue, the HMAC or the value."""
+def test_an_entry_with_a_changed_byte_does_not_verify(position: int) -> None:
+    """The byte can belong to the format, the time of issue, the HMAC or the value."""
     changed = bytearray(SEALED)
     changed[position] ^= 1
     assert opened(bytes(changed)) is Rejection.UNVERIFIED
 
 
 @pytest.mark.parametrize("length", range(len(SEALED)))
-def test_no_byte_can_be_cut_off(length: int) -> None:
-    """No byte can be added either."""
+def test_a_truncated_or_extended_entry_does_not_verify(length: int) -> None:
+    """The HMAC covers the whole value."""
     assert opened(SEALED[:length]) is Rejection.UNVERIFIED
     assert opened(SEALED + SEALED[:length] + b"\0") is Rejection.UNVERIFIED
 
 
-def test_no_byte_passes_from_one_part_to_the_next() -> None:
-    """If an epoch and a value have the same concatenation as others, their HMACs still differ."""
+def test_parts_with_the_same_concatenation_have_different_hmacs() -> None:
+    """No byte can move from the epoch to the value or back."""
     sealed = SEAL.close(ORG, AGENT, "a", NOW_MS, b"bc")
     time, mac = sealed[:9], sealed[9:41]
     assert opened(time + mac + b"bc", epoch="a") == b"bc"
@@ -68,12 +68,12 @@ def test_no_byte_passes_from_one_part_to_the_next() -> None:
 
 
 @pytest.mark.parametrize(("late_ms", "counts"), [(0, True), (TTL_MS, True), (TTL_MS + 1, False), (-TTL_MS - 1, False)])
-def test_it_opens_for_one_lifetime(late_ms: int, counts: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    """A replayed entry is a miss, also if the clocks of two workers differ."""
+def test_an_entry_opens_only_during_its_lifetime(late_ms: int, counts: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """A replayed entry is a miss, even if the clocks of two workers differ."""
     assert opened(now_ms=NOW_MS + late_ms) == (VALUE if counts else Rejection.EXPIRED)
 
 
-def test_names_depend_on_epoch_and_key() -> None:
+def test_the_name_of_an_entry_depends_on_epoch_and_key() -> None:
     """Workers with another key, as during a rotation, never read entries that they cannot verify."""
     names = {SEAL.name(EPOCH), SEAL.name("another"), Seal(b"another").name(EPOCH)}
     assert len(names) == 3
@@ -81,14 +81,14 @@ def test_names_depend_on_epoch_and_key() -> None:
     assert {len(name) for name in names} == {32}
 
 
-def test_no_secret_is_shown() -> None:
-    """The repr contains neither the secret nor the key."""
+def test_the_repr_contains_neither_secret_nor_key() -> None:
+    """Logs may contain the repr."""
     assert "canary" not in repr(Seal(b"canary"))
     assert hkdf(b"canary", b"directive cache 1").hex() not in repr(Seal(b"canary"))
 
 
 def test_the_key_is_derived_by_hkdf() -> None:
-    """With the same result as the reference library."""
+    """The result equals that of the reference library."""
     kdf = pytest.importorskip("cryptography.hazmat.primitives.kdf.hkdf")
     hashes = pytest.importorskip("cryptography.hazmat.primitives.hashes")
     reference = kdf.HKDF(algorithm=hashes.SHA256(), length=32, salt=b"ibex", info=b"purpose").derive(b"secret")

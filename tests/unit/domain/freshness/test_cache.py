@@ -92,7 +92,7 @@ class Scene:
 
 @in_simulated_time
 async def test_a_valid_entry_is_served_without_a_fetch() -> None:
-    """While it is confirmed and its epoch is the one just read."""
+    """An entry is valid while the watch confirms it and its epoch is the one just read."""
     scene = Scene()
     for _ in range(5):
         assert await scene.serve() == "old"
@@ -102,7 +102,7 @@ async def test_a_valid_entry_is_served_without_a_fetch() -> None:
 
 
 @in_simulated_time
-async def test_a_different_epoch_is_a_fetch() -> None:
+async def test_a_different_epoch_causes_a_fetch() -> None:
     """The very next request fetches."""
     scene = Scene()
     await scene.serve()
@@ -115,9 +115,9 @@ async def test_a_different_epoch_is_a_fetch() -> None:
 
 @in_simulated_time
 async def test_an_entry_without_an_epoch_is_fetched_at_the_next_request() -> None:
-    """With the epoch that the request has read.
+    """The fetch uses the epoch that the request has read.
 
-    From then on a change is seen at once, even if the source reads no epoch.
+    The next request after a change then fetches, even if the source reads no epoch.
     """
     scene = Scene()
     scene.source_epoch = None
@@ -153,8 +153,8 @@ async def test_an_entry_without_an_epoch_is_served_while_the_watch_confirms_it_a
 
 
 @in_simulated_time
-async def test_an_unconfirmed_entry_is_a_fetch() -> None:
-    """Three seconds after its own fetch, if no pong has confirmed it."""
+async def test_an_unconfirmed_entry_causes_a_fetch() -> None:
+    """Without a pong, an entry is served for three seconds after its own fetch."""
     scene = Scene()
     await scene.serve()
     await asyncio.sleep(3.001)
@@ -163,8 +163,8 @@ async def test_an_unconfirmed_entry_is_a_fetch() -> None:
 
 
 @in_simulated_time
-async def test_an_event_is_a_fetch() -> None:
-    """Also if Redis cannot be read."""
+async def test_an_event_causes_a_fetch() -> None:
+    """It does so even if Redis cannot be read."""
     scene = Scene()
     await scene.serve()
     await asyncio.sleep(0.1)
@@ -175,8 +175,8 @@ async def test_an_event_is_a_fetch() -> None:
 
 
 @in_simulated_time
-async def test_concurrent_misses_are_one_fetch() -> None:
-    """For any number of requests."""
+async def test_concurrent_misses_share_one_fetch() -> None:
+    """The number of requests does not matter."""
     scene = Scene()
     scene.fetch_s = 0.02
     assert await asyncio.gather(*(scene.serve() for _ in range(20))) == ["old"] * 20
@@ -184,7 +184,7 @@ async def test_concurrent_misses_are_one_fetch() -> None:
 
 
 @in_simulated_time
-async def test_a_fetch_that_an_event_overtakes_is_used_once_and_not_cached() -> None:
+async def test_a_fetch_with_an_event_during_it_is_used_once_and_not_cached() -> None:
     """It may have read the state before the change."""
     scene = Scene()
     scene.fetch_s = 0.02
@@ -215,8 +215,8 @@ async def test_a_joined_refusal_is_fetched_again() -> None:
 
 
 @in_simulated_time
-async def test_many_that_join_a_refusal_share_the_second_fetch() -> None:
-    """So a flood of one unknown token causes two calls, not thousands."""
+async def test_requests_that_join_a_refused_fetch_share_the_second_fetch() -> None:
+    """A flood of one unknown token causes two calls, not thousands."""
     scene = Scene()
     scene.fetch_s, scene.error = 0.02, InvalidTokenError()
     first = asyncio.ensure_future(scene.serve())
@@ -246,7 +246,7 @@ async def test_a_fetch_that_took_a_second_is_not_used() -> None:
 
 
 @in_simulated_time
-async def test_a_lookup_that_is_validated_a_minute_later_is_fetched() -> None:
+async def test_a_lookup_that_is_validated_a_minute_later_causes_a_fetch() -> None:
     """A lookup from before a slow body is validated again."""
     scene = Scene()
     lookup = await scene.cache.look_up("k", scene.fetch)
@@ -258,7 +258,7 @@ async def test_a_lookup_that_is_validated_a_minute_later_is_fetched() -> None:
 
 
 @in_simulated_time
-async def test_a_value_that_may_not_be_cached_serves_its_own_request() -> None:
+async def test_a_value_that_may_not_be_cached_is_used_for_its_own_request() -> None:
     """It is not fetched twice for that request."""
     scene = Scene(lifetime_s=-1.0)
     assert await scene.serve() == "old"
@@ -267,8 +267,8 @@ async def test_a_value_that_may_not_be_cached_serves_its_own_request() -> None:
 
 
 @in_simulated_time
-async def test_a_refusal_drops_the_entry() -> None:
-    """It cannot be served later."""
+async def test_a_refusal_removes_the_entry() -> None:
+    """The entry cannot be served later."""
     scene = Scene()
     await scene.serve()
     scene.error = InvalidTokenError()
@@ -280,7 +280,7 @@ async def test_a_refusal_drops_the_entry() -> None:
 
 @in_simulated_time
 async def test_stale_if_error_serves_an_entry_with_an_unchanged_epoch() -> None:
-    """For five minutes, while auth reports that its database is down."""
+    """It does so for five minutes, while auth reports that its database is down."""
     scene = Scene()
     await scene.serve()
     scene.error = DOWN
@@ -296,8 +296,8 @@ async def test_stale_if_error_serves_an_entry_with_an_unchanged_epoch() -> None:
 
 @pytest.mark.parametrize("why", ["changed", "absent", "unknown", "read long ago", "event", "expired", "silence"])
 @in_simulated_time
-async def test_stale_if_error_serves_nothing_else(why: str) -> None:
-    """No entry with another or an unknown epoch, and none that is invalid or has expired."""
+async def test_stale_if_error_serves_no_other_entry(why: str) -> None:
+    """It serves no entry with another or an unknown epoch, and none that is invalid or has expired."""
     scene = Scene(own_life_s=20.0 if why == "expired" else None)
     await scene.serve()
     scene.error = ServiceDegradedError() if why == "silence" else DOWN

@@ -1,8 +1,8 @@
-"""The invariants of cached identity, in a simulated world where things break (ADR 0045).
+"""The invariants of cached identity, in a simulated world with faults (ADR 0045).
 
-No request is served more than ``BOUND_S`` after a change that forbids it was committed; none at all once the change is
-known in its region and all is well; no live token is refused as invalid, nor, when all is well, for any reason.
-``harness.freshness_runs`` runs as many worlds as there is time for.
+No request is served later than ``BOUND_S`` after the commit of a change that forbids it. Without a fault, no request is
+served once the change is known in its region. A live token is never refused as invalid, and without a fault it is not
+refused at all. ``harness.freshness_runs`` simulates as many worlds as time allows.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ STEPS_A_KIND = 200
 
 
 @pytest.mark.parametrize("fault", sorted(KINDS))
-def test_the_bound_holds_under_any_single_fault(fault: str) -> None:
-    """One kind of fault, repeated, at any moment of the actions of operators and clients."""
+def test_the_staleness_bound_holds_under_any_single_fault(fault: str) -> None:
+    """One kind of fault repeats, at any moment of the actions of operators and clients."""
     steps = served = 0
     for seed in range(WORLDS_A_KIND):
         world = World(seed, only=fault)
@@ -50,8 +50,8 @@ def test_the_bound_holds_under_any_single_fault(fault: str) -> None:
 
 @pytest.mark.parametrize("regions", [1, 2])
 @pytest.mark.parametrize("seed", range(5))
-def test_one_fault_after_the_other(seed: int, regions: int) -> None:
-    """Any fault, once the world has recovered from the one before, with one region and with two."""
+def test_the_staleness_bound_holds_under_consecutive_faults(seed: int, regions: int) -> None:
+    """Each fault begins once the world has recovered from the one before, with one region and with two."""
     world = World(1_000 + seed, regions=regions)
 
     run_simulated(world.live(2 * SECONDS))
@@ -59,8 +59,8 @@ def test_one_fault_after_the_other(seed: int, regions: int) -> None:
     assert max(world.worst.values(), default=0.0) <= BOUND_S
 
 
-def test_a_seed_is_a_world() -> None:
-    """A failure can be reproduced: the same seed gives the same story, to the last step."""
+def test_the_same_seed_reproduces_the_same_run() -> None:
+    """A failure can be reproduced to the last step."""
     stories = []
     for _ in range(2):
         world = World(7)
@@ -89,7 +89,7 @@ class Confident(Validity):
     """Serves entries regardless of their last confirmation."""
 
     def may_serve(self, kind: Kind, org_id: UUID, began_ns: int, now_ns: int) -> bool:
-        """Look at events alone."""
+        """Check events only."""
         return began_ns > self.invalidated_ns(kind, org_id) and now_ns >= began_ns
 
 
@@ -144,12 +144,14 @@ def _rules_broken() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("fault", "what", "rules", "first"), list(_rules_broken()))
-def test_a_protocol_without_one_of_its_rules_is_found_out(fault: str, what: str, rules: Rules, first: int) -> None:
-    """By a story that says which seed it is and what happened until then.
+def test_the_simulation_detects_a_protocol_without_one_of_its_rules(
+    fault: str, what: str, rules: Rules, first: int
+) -> None:
+    """The failure reports its seed and the events until then.
 
-    ``first`` is a world that has shown it before. If it no longer does, any of the others may.
+    ``first`` is the seed of a world that has detected it before. If it no longer does, another seed may.
     """
-    regions = 2 if rules.validity is Confident else 0  # in one region the epoch tells of every change
+    regions = 2 if rules.validity is Confident else 0  # in one region the epoch reveals every change
     for seed in (*range(first, WORLDS), *range(first)):
         try:
             run_simulated(World(seed, only=fault, regions=regions or 1 + seed % 2, rules=rules).live(2 * SECONDS))

@@ -53,7 +53,7 @@ class Tokens:
 
 
 def test_an_added_token_is_never_absent() -> None:
-    """Of other tokens, one in a thousand passes if the filter is filled to its capacity."""
+    """If the filter is filled to its capacity, one in a thousand other tokens passes."""
     tokens = [UUID(int=number) for number in range(20_000)]
     bloom = BloomFilter(20_000, KEY)
     for token_id in tokens:
@@ -65,13 +65,13 @@ def test_an_added_token_is_never_absent() -> None:
     assert bloom.size_bytes == pytest.approx(20_000 * 15 / 8, abs=2)
 
 
-def test_positions_depend_on_the_key() -> None:
-    """No client can choose an id that passes everywhere."""
+def test_bit_positions_depend_on_the_key() -> None:
+    """No client can choose an id that passes the filter of every worker."""
     bits = []
     for key in (b"a" * 16, b"b" * 16):
         bloom = BloomFilter(10, key)
         bloom.add(UUID(int=1))
-        bits.append(bytes(bloom._bits))  # noqa: SLF001 - what it is made of
+        bits.append(bytes(bloom._bits))  # noqa: SLF001 - its bits
     assert bits[0] != bits[1]
 
 
@@ -92,7 +92,7 @@ def created(token_id: UUID) -> Change:
 
 
 @in_simulated_time
-async def test_it_excludes_nothing_until_it_is_complete() -> None:
+async def test_an_incomplete_filter_excludes_no_token() -> None:
     """A token that is not in it yet may be on the next page."""
     tokens = Tokens([uuid4() for _ in range(PAGE_TOKENS + 10)])
     token_filter = TokenFilter(tokens, KEY)
@@ -109,8 +109,8 @@ async def test_it_excludes_nothing_until_it_is_complete() -> None:
 
 
 @in_simulated_time
-async def test_a_token_that_is_created_while_it_is_built_is_in_it() -> None:
-    """Even if its page was read before."""
+async def test_a_token_that_is_created_during_the_build_is_added() -> None:
+    """Its page may have been read before."""
     tokens = Tokens([uuid4() for _ in range(PAGE_TOKENS + 10)])
     token_filter = TokenFilter(tokens, KEY)
     new = UUID(int=0)
@@ -124,8 +124,8 @@ async def test_a_token_that_is_created_while_it_is_built_is_in_it() -> None:
 
 
 @in_simulated_time
-async def test_a_stream_that_does_not_resume_discards_it() -> None:
-    """Also while the filter is being built."""
+async def test_a_stream_that_does_not_resume_discards_the_filter() -> None:
+    """This also applies while the filter is being built."""
     tokens = Tokens([uuid4() for _ in range(PAGE_TOKENS + 10)])
     token_filter = TokenFilter(tokens, KEY)
     async with building(token_filter):
@@ -141,8 +141,8 @@ async def test_a_stream_that_does_not_resume_discards_it() -> None:
 
 
 @in_simulated_time
-async def test_it_is_tried_again_when_the_tokens_cannot_be_listed() -> None:
-    """Until they can be listed."""
+async def test_the_build_is_retried_while_the_tokens_cannot_be_listed() -> None:
+    """The filter is complete after the first success."""
     tokens = Tokens([uuid4()], failures=3)
     token_filter = TokenFilter(tokens, KEY)
     async with building(token_filter):
@@ -154,8 +154,8 @@ async def test_it_is_tried_again_when_the_tokens_cannot_be_listed() -> None:
 
 
 @in_simulated_time
-async def test_it_is_built_again_when_half_of_its_tokens_are_gone() -> None:
-    """In the background. The old filter goes on excluding tokens until then."""
+async def test_the_filter_is_rebuilt_when_half_of_its_tokens_are_gone() -> None:
+    """The rebuild runs in the background. The old filter excludes tokens until then."""
     tokens = Tokens([uuid4() for _ in range(20_100)])
     gone = tokens.ids[-1]
     token_filter = TokenFilter(tokens, KEY)

@@ -63,9 +63,9 @@ async def complete(*ids: UUID) -> TokenFilter:
 
 @in_simulated_time
 async def test_an_excluded_token_is_refused_after_a_pong() -> None:
-    """And not before the pong."""
+    """Before the pong, the token may be one whose event has not arrived."""
     pongs = Pongs()
-    unknown = UnknownTokens(await complete(), pongs, LoopClock())  # type: ignore[arg-type]  # as much as is used
+    unknown = UnknownTokens(await complete(), pongs, LoopClock())  # type: ignore[arg-type]  # only the part in use
     refusing = asyncio.ensure_future(unknown.refuse(uuid4()))
     await asyncio.sleep(1.4)
     assert not refusing.done()
@@ -78,7 +78,7 @@ async def test_an_excluded_token_is_refused_after_a_pong() -> None:
 async def test_a_token_that_was_created_just_before_is_not_refused() -> None:
     """Its event arrives before the pong."""
     pongs, token_filter, new = Pongs(), await complete(), uuid4()
-    unknown = UnknownTokens(token_filter, pongs, LoopClock())  # type: ignore[arg-type]  # as much as is used
+    unknown = UnknownTokens(token_filter, pongs, LoopClock())  # type: ignore[arg-type]  # only the part in use
     refusing = asyncio.ensure_future(unknown.refuse(new))
     await asyncio.sleep(0.1)
     token_filter.changed(created(new))
@@ -87,19 +87,19 @@ async def test_a_token_that_was_created_just_before_is_not_refused() -> None:
 
 
 @in_simulated_time
-async def test_without_a_pong_auth_is_asked() -> None:
+async def test_without_a_pong_the_token_is_left_to_auth() -> None:
     """The watch is being replaced, so the filter may lack a token."""
-    unknown = UnknownTokens(await complete(), Pongs(), LoopClock())  # type: ignore[arg-type]  # as much as is used
+    unknown = UnknownTokens(await complete(), Pongs(), LoopClock())  # type: ignore[arg-type]  # only the part in use
     began = asyncio.get_running_loop().time()
     await unknown.refuse(uuid4())
     assert asyncio.get_running_loop().time() - began == pytest.approx(LONGEST_WAIT_S)
 
 
 @in_simulated_time
-async def test_only_so_many_wait() -> None:
-    """A flood of unknown tokens does not fill the memory. A token that may be live does not wait at all."""
+async def test_the_number_of_waiting_requests_is_bounded() -> None:
+    """A flood of unknown tokens does not fill the memory. A token that may be live does not wait."""
     live = uuid4()
-    unknown = UnknownTokens(await complete(live), Pongs(), LoopClock())  # type: ignore[arg-type]  # as much as is used
+    unknown = UnknownTokens(await complete(live), Pongs(), LoopClock())  # type: ignore[arg-type]  # only the part in use
     waiting = [asyncio.ensure_future(unknown.refuse(uuid4())) for _ in range(MAX_WAITING)]
     await asyncio.sleep(0)
     with pytest.raises(ServiceDegradedError):

@@ -30,13 +30,13 @@ def reading(value: str | None, asked_ns: int = 10) -> Epoch:
         (reading("a"), reading("b", asked_ns=4), False),
     ],
 )
-def test_which_readings_prove_a_change(fetched: Epoch, now: Epoch, proves: bool) -> None:  # noqa: FBT001 - a parameter
-    """A different epoch does, also if there was none before. An absent, an unknown and an older reading do not."""
+def test_a_later_reading_of_a_different_epoch_proves_a_change(fetched: Epoch, now: Epoch, proves: bool) -> None:  # noqa: FBT001 - a parameter
+    """A first epoch does too. An absent, an unknown and an older reading do not."""
     assert now.proves_change_since(fetched, 5) is proves
 
 
 def test_an_entry_is_served_for_three_seconds_after_its_fetch_or_the_last_pong() -> None:
-    """Whichever is later."""
+    """The later of the two counts."""
     validity = Validity()
     assert validity.may_serve(Kind.TOKENS, ORG, 0, 3 * NS)
     assert not validity.may_serve(Kind.TOKENS, ORG, 0, 3 * NS + 1)
@@ -46,7 +46,7 @@ def test_an_entry_is_served_for_three_seconds_after_its_fetch_or_the_last_pong()
     assert validity.may_serve(Kind.TOKENS, ORG, 4 * NS, 7 * NS)
 
 
-def test_a_late_pong_does_not_take_back_what_a_later_one_proved() -> None:
+def test_a_late_pong_does_not_reset_a_newer_confirmation() -> None:
     """Pings of two streams can be answered in any order."""
     validity = Validity()
     validity.confirm(5)
@@ -55,7 +55,7 @@ def test_a_late_pong_does_not_take_back_what_a_later_one_proved() -> None:
 
 
 def test_an_event_invalidates_one_kind_of_one_organization() -> None:
-    """Only entries that were fetched before the event."""
+    """It invalidates only entries that were fetched before it."""
     validity = Validity()
     validity.invalidate(Kind.TOKENS, ORG, 10)
     assert not validity.may_serve(Kind.TOKENS, ORG, 10, 20)
@@ -65,15 +65,15 @@ def test_an_event_invalidates_one_kind_of_one_organization() -> None:
 
 
 def test_a_reset_invalidates_everything() -> None:
-    """Every entry that was fetched before the reset."""
+    """It invalidates every entry that was fetched before it."""
     validity = Validity()
     validity.invalidate_all(10)
     assert not validity.may_serve(Kind.AGENTS, OTHER, 10, 20)
     assert validity.may_serve(Kind.AGENTS, OTHER, 11, 20)
 
 
-def test_more_changes_than_are_remembered_invalidate_others_too() -> None:
-    """A dropped change can only cost a fetch."""
+def test_dropped_changes_invalidate_other_entries_too() -> None:
+    """Dropping a change for lack of memory can only cost a fetch."""
     validity = Validity()
     for number in range(MAX_INVALIDATIONS + 1):
         validity.invalidate(Kind.TOKENS, UUID(int=number + 10), number + 10)

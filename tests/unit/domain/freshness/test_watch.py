@@ -47,7 +47,7 @@ class Received:
 
 
 async def test_a_first_stream_gets_its_first_position_before_the_pong() -> None:
-    """The worker invalidates everything. From then on it has every later change."""
+    """The worker invalidates everything, and receives every change after that position."""
     server, client = WatchServer(InMemoryChangeLog()), Received()
     server.open(client, None)
     server.ping(client, 7)
@@ -69,8 +69,8 @@ async def test_a_stream_that_resumes_gets_the_events_after_its_position() -> Non
 
 
 @pytest.mark.parametrize("lost", ["pruned", "incarnation"])
-async def test_a_position_that_cannot_be_resumed_from_begins_again(lost: str) -> None:
-    """The log does not reach back that far, or the position is from another database."""
+async def test_a_stream_that_cannot_resume_gets_a_new_first_position(lost: str) -> None:
+    """The log does not reach back that far, or the position belongs to another database."""
     log = InMemoryChangeLog()
     server, client = WatchServer(log), Received()
     log.append(ORG, Kind.TOKENS)
@@ -82,7 +82,7 @@ async def test_a_position_that_cannot_be_resumed_from_begins_again(lost: str) ->
 
 
 async def test_streams_at_the_same_position_share_a_read() -> None:
-    """For any number of workers."""
+    """One read of the log serves any number of workers."""
 
     class Counted(InMemoryChangeLog):
         reads = 0
@@ -101,8 +101,8 @@ async def test_streams_at_the_same_position_share_a_read() -> None:
     assert all(isinstance(client.messages[-1], Pong) for client in clients)
 
 
-async def test_a_log_that_cannot_be_read_is_said() -> None:
-    """So that the worker asks another replica."""
+async def test_an_unreadable_log_is_reported_to_the_worker() -> None:
+    """The worker then connects to another replica."""
     log = InMemoryChangeLog()
     log.reachable = False
     server, client = WatchServer(log), Received()
@@ -112,8 +112,8 @@ async def test_a_log_that_cannot_be_read_is_said() -> None:
     assert client.messages == [SourceUnavailable()]
 
 
-async def test_a_closed_stream_gets_nothing() -> None:
-    """Also if one of its pings was waiting."""
+async def test_a_closed_stream_receives_nothing() -> None:
+    """A ping that was waiting is not answered."""
     server, client = WatchServer(InMemoryChangeLog()), Received()
     server.open(client, None)
     server.ping(client, 1)
@@ -137,7 +137,7 @@ async def running(*work: Watch | WatchServer) -> AsyncIterator[None]:
 
 @in_simulated_time
 async def test_a_pong_confirms_the_time_at_which_its_ping_was_sent() -> None:
-    """Twice a second."""
+    """The watch sends a ping twice a second."""
     server, validity = WatchServer(InMemoryChangeLog()), Validity()
     async with running(server, Watch(InProcessWatch(server), validity, LoopClock(), lambda: 0.0)):
         await asyncio.sleep(10 * PING_INTERVAL_S + 0.1)
@@ -145,7 +145,7 @@ async def test_a_pong_confirms_the_time_at_which_its_ping_was_sent() -> None:
 
 
 @in_simulated_time
-async def test_waiting_for_a_pong_waits_for_one_of_a_later_ping() -> None:
+async def test_waiting_for_a_pong_ignores_pongs_of_earlier_pings() -> None:
     """The pong of an earlier ping proves nothing about later changes."""
     clock, server, validity = LoopClock(), WatchServer(InMemoryChangeLog()), Validity()
     watch = Watch(InProcessWatch(server), validity, clock, lambda: 0.0)
@@ -205,8 +205,8 @@ class ScriptedStream:
     [("silent", SILENCE_S), ("hangs", SILENCE_S), ("refused", 0), ("breaks", 0), ("source unavailable", 0)],
 )
 @in_simulated_time
-async def test_a_stream_that_is_of_no_use_is_replaced(behaviour: str, replaced_after_s: float) -> None:
-    """Soon at first, then with growing delays."""
+async def test_a_silent_or_broken_stream_is_replaced(behaviour: str, replaced_after_s: float) -> None:
+    """The first delay is short, and later delays grow."""
     connector = Scripted(*[behaviour] * 50)
     async with running(Watch(connector, Validity(), LoopClock(), lambda: 1.0)):
         await asyncio.sleep(30)
@@ -219,7 +219,7 @@ async def test_a_stream_that_is_of_no_use_is_replaced(behaviour: str, replaced_a
 
 @in_simulated_time
 async def test_a_new_stream_resumes_from_the_last_pong() -> None:
-    """So it repeats the events after that pong."""
+    """It repeats the events after that pong."""
     connector = Scripted("answers once")
     async with running(Watch(connector, Validity(), LoopClock(), lambda: 0.0)):
         await asyncio.sleep(4)
@@ -227,7 +227,7 @@ async def test_a_new_stream_resumes_from_the_last_pong() -> None:
 
 
 @in_simulated_time
-async def test_waiting_can_be_given_up() -> None:
+async def test_waiting_for_a_pong_can_time_out() -> None:
     """A request does not wait forever for a watch that is disconnected."""
     watch = Watch(Scripted(), Validity(), LoopClock(), lambda: 0.0)
     with suppress(TimeoutError):

@@ -87,7 +87,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_guesses_at_a_known_id_take_few_calls_and_a_live_token_none_of_them() -> None:
+async def test_guesses_at_a_known_id_use_few_calls_and_do_not_delay_a_live_token() -> None:
     """Of a thousand guesses, only the free ones and the lane's eight are in flight.
 
     A token seen for the first time passes.
@@ -106,8 +106,8 @@ async def test_guesses_at_a_known_id_take_few_calls_and_a_live_token_none_of_the
     assert set(scene.refused) == {Share.LANE}
 
 
-async def test_the_lane_has_a_pace() -> None:
-    """Fifty calls per second, however quickly auth refuses. A call that cannot run within the timeout is refused."""
+async def test_the_lane_has_a_rate_limit() -> None:
+    """The lane makes fifty calls per second, however quickly auth refuses. A call that times out is refused."""
     scene = Scene(timeout_s=0.05)
     scene.auth.let_go.set()
     began_ns = scene.clock.monotonic_ns()
@@ -119,7 +119,7 @@ async def test_the_lane_has_a_pace() -> None:
     assert len(scene.refused) == 2_000 - scene.auth.asked
 
 
-async def test_a_token_confirmed_before_is_checked_at_once_while_its_id_is_guessed_at() -> None:
+async def test_a_proven_token_is_verified_at_once_during_guesses_at_its_id() -> None:
     """An attacker cannot push the token's owner into the lane."""
     scene = Scene(timeout_s=0.0)
     await scene.calls.verify_token(REAL, KNOWN, scene.auth.confirm)
@@ -132,7 +132,7 @@ async def test_a_token_confirmed_before_is_checked_at_once_while_its_id_is_guess
     await asyncio.gather(*guesses, return_exceptions=True)
 
 
-async def test_made_up_agents_take_few_calls_of_their_share() -> None:
+async def test_lookups_of_made_up_agents_do_not_delay_other_agents() -> None:
     """Neither another organization's new agent nor a known agent waits for them."""
     scene = Scene()
     agent: Fetched[Agent | None] = Fetched(Agent(AGENT, ORG, AgentStatus.ACTIVE), unknown_epoch(0))
@@ -150,8 +150,8 @@ async def test_made_up_agents_take_few_calls_of_their_share() -> None:
     assert await asyncio.gather(*asked) == [ABSENT] * 100
 
 
-async def test_organizations_share_the_calls_for_agents_in_turn() -> None:
-    """If made-up agents of several organizations fill the share, another organization waits for one of them at most."""
+async def test_organizations_take_turns_in_the_calls_for_agents() -> None:
+    """If made-up agents of several organizations fill the share, another organization waits for at most one call."""
     scene = Scene()
     full = LIMITS[Share.AGENT] // MAX_AGENT_CALLS_PER_ORG
     asked = [
@@ -168,8 +168,8 @@ async def test_organizations_share_the_calls_for_agents_in_turn() -> None:
     assert await asyncio.gather(other, *asked) == [ABSENT] * (20 * full + 1)
 
 
-async def test_a_call_that_gets_no_slot_in_time_is_refused_with_a_delay() -> None:
-    """503 with a delay for an agent as for a token. The slots become free again."""
+async def test_a_call_that_times_out_in_the_queue_is_refused_with_a_retry_delay() -> None:
+    """The response is 503 for an agent as for a token. The slots become free again."""
     scene = Scene(timeout_s=0.001)
     asked = [asyncio.create_task(scene.calls.verify_agent((1, n), scene.auth.no_agent)) for n in range(40)]
     await asyncio.wait(asked[MAX_AGENT_CALLS_PER_ORG:])
@@ -183,8 +183,8 @@ async def test_a_call_that_gets_no_slot_in_time_is_refused_with_a_delay() -> Non
     assert await scene.calls.verify_agent((1, 1), scene.auth.no_agent) == ABSENT
 
 
-async def test_lookups_of_agents_that_do_not_exist_have_a_pace() -> None:
-    """Fifty per second and organization. Agents that exist do not count, nor do other organizations' lookups."""
+async def test_lookups_of_absent_agents_have_a_rate_limit() -> None:
+    """It is fifty per second and organization. Agents that exist do not count."""
     scene = Scene(timeout_s=0.05)
     scene.auth.let_go.set()
     agent: Fetched[Agent | None] = Fetched(Agent(AGENT, ORG, AgentStatus.ACTIVE), unknown_epoch(0))
@@ -206,11 +206,11 @@ async def test_lookups_of_agents_that_do_not_exist_have_a_pace() -> None:
 
     took_s = (scene.clock.monotonic_ns() - began_ns) / 1e9
     assert refused + scene.auth.asked == 1_000
-    assert scene.auth.asked <= ABSENT_AGENTS_BURST + ABSENT_AGENTS_PER_SECOND * took_s + 3  # which wait for their turn
+    assert scene.auth.asked <= ABSENT_AGENTS_BURST + ABSENT_AGENTS_PER_SECOND * took_s + 3  # 3 more wait for their turn
     assert set(scene.refused) <= {Share.AGENT}
 
 
-async def test_the_reserved_calls_of_the_other_side_stay_free() -> None:
+async def test_each_group_has_reserved_calls() -> None:
     """A quarter of all calls is reserved for proven tokens and agents, and a quarter for the others."""
     shares = CallShares()
     unproven = [share for share in Share if share is not Share.PROVEN]
@@ -226,8 +226,8 @@ async def test_the_reserved_calls_of_the_other_side_stay_free() -> None:
         assert not await shares.enter(share, 1, 0)
 
 
-async def test_tenants_that_wait_take_turns() -> None:
-    """A tenant that waits behind a hundred calls of another tenant is second."""
+async def test_waiting_organizations_take_turns() -> None:
+    """An organization that waits behind a hundred calls of another is served second."""
     shares, order = CallShares(), list[int]()
     for _ in range(LIMITS[Share.LANE]):
         assert await shares.enter(Share.LANE, 1, LONG_S)
@@ -246,8 +246,8 @@ async def test_tenants_that_wait_take_turns() -> None:
     assert shares.in_flight(Share.LANE) == LIMITS[Share.LANE]
 
 
-async def test_a_call_that_is_cancelled_while_it_waits_takes_no_slot() -> None:
-    """Neither before its turn nor at the moment of its turn."""
+async def test_a_call_that_is_cancelled_in_the_queue_uses_no_slot() -> None:
+    """It can be cancelled before its turn or at the moment of its turn."""
     shares = CallShares()
     for _ in range(LIMITS[Share.LANE]):
         assert await shares.enter(Share.LANE, 1, LONG_S)
@@ -261,8 +261,8 @@ async def test_a_call_that_is_cancelled_while_it_waits_takes_no_slot() -> None:
     assert shares.in_flight(Share.LANE) == LIMITS[Share.LANE] - 1
 
 
-async def test_how_many_wait_is_bounded() -> None:
-    """A call beyond the bound is refused at once, however long it would wait."""
+async def test_the_number_of_waiting_calls_is_bounded() -> None:
+    """A call beyond the bound is refused at once."""
     shares = CallShares()
     for _ in range(LIMITS[Share.LANE]):
         assert await shares.enter(Share.LANE, 1, LONG_S)

@@ -69,8 +69,10 @@ def read(value: str | None = "e", at_ns: int = 0) -> Epoch:
     ("remaining_s", "lifetime_s"),
     [(None, 30.0), (3_600.0, 30.0), (35.0, 30.0), (34.0, 29.0), (6.0, 1.0), (5.0, 0.0), (1.0, -4.0)],
 )
-def test_a_principal_is_cached_for_less_before_its_token_expires(remaining_s: float | None, lifetime_s: float) -> None:
-    """For half a minute, and at most until five seconds before the expiry."""
+def test_a_principal_is_cached_for_a_shorter_time_before_its_token_expires(
+    remaining_s: float | None, lifetime_s: float
+) -> None:
+    """The lifetime is half a minute, and ends five seconds before the expiry at the latest."""
     policy = token_policy(stale_if_error_s=300)
 
     assert policy.lifetime_s(principal(remaining_s=remaining_s)) == lifetime_s
@@ -78,8 +80,8 @@ def test_a_principal_is_cached_for_less_before_its_token_expires(remaining_s: fl
     assert (policy.stale_if_error_s, policy.last_known_s) == (300, 0)
 
 
-def test_agents_and_directives_have_their_policies() -> None:
-    """Agents like tokens, directives as configured. Stale-if-error never serves a directive."""
+def test_agents_and_directives_have_their_own_cache_policies() -> None:
+    """Agents have that of tokens, directives the configured one. Stale-if-error never serves a directive."""
     agents, directives = agent_policy(stale_if_error_s=300), directive_policy(60)
 
     assert (agents.lifetime_s(ACTIVE), agents.stale_if_error_s, agents.outlives_s(ACTIVE)) == (30.0, 300, None)
@@ -87,7 +89,7 @@ def test_agents_and_directives_have_their_policies() -> None:
     assert (directives.stale_if_error_s, directives.last_known_s) == (0.0, 0.0)
 
 
-async def test_no_token_is_in_the_cache() -> None:
+async def test_the_cache_contains_no_token() -> None:
     """The key is the SHA-256 digest. The cache contains neither the token nor its secret."""
     clock, entries = ManualClock(), dict[bytes, "Entry[Principal]"]()
     cache = FreshCache(Kind.TOKENS, entries, token_policy(stale_if_error_s=300), Validity(), clock, Caches(clock))
@@ -105,7 +107,7 @@ async def test_no_token_is_in_the_cache() -> None:
 
 
 async def test_a_malformed_token_is_not_looked_up() -> None:
-    """A malformed token is invalid. Neither the filter nor the verifier is asked."""
+    """A malformed token is invalid. Neither the filter nor the verifier is called."""
     verifier, unknown = ScriptedTokens(principal()), Filter()
     tokens = Caches(ManualClock()).tokens(verifier, unknown)
 
@@ -116,7 +118,7 @@ async def test_a_malformed_token_is_not_looked_up() -> None:
     assert verifier.asked == unknown.asked == []
 
 
-async def test_another_secret_under_the_same_id_is_another_entry() -> None:
+async def test_another_secret_with_the_same_id_does_not_match_the_cached_entry() -> None:
     """A client that knows the public id does not get the owner's entry."""
     clock, verifier = ManualClock(), ScriptedTokens(principal())
     tokens = Caches(clock).tokens(verifier)
@@ -131,7 +133,7 @@ async def test_another_secret_under_the_same_id_is_another_entry() -> None:
     assert verifier.asked == [TOKEN.token_id] * 2
 
 
-async def test_a_token_that_the_filter_excludes_costs_no_call() -> None:
+async def test_a_token_that_the_filter_excludes_causes_no_call() -> None:
     """It is invalid, and the verifier is not called."""
     verifier, unknown = ScriptedTokens(principal()), Filter(TOKEN.token_id)
     tokens = Caches(ManualClock()).tokens(verifier, unknown)
@@ -144,8 +146,8 @@ async def test_a_token_that_the_filter_excludes_costs_no_call() -> None:
     assert unknown.asked == [TOKEN.token_id] * 2
 
 
-async def test_a_cached_token_costs_no_look_at_the_filter() -> None:
-    """The filter is only asked about tokens that are about to be verified."""
+async def test_a_cached_token_is_not_checked_against_the_filter() -> None:
+    """The filter only checks tokens that are about to be verified."""
     verifier, unknown = ScriptedTokens(principal()), Filter()
     tokens = Caches(ManualClock()).tokens(verifier, unknown)
 
@@ -156,7 +158,7 @@ async def test_a_cached_token_costs_no_look_at_the_filter() -> None:
 
 
 async def test_a_revoked_token_is_invalid_as_soon_as_the_epoch_differs() -> None:
-    """Its entry is dropped, so that it is not served while no epoch can be read."""
+    """Its entry is removed, so that it is not served while no epoch can be read."""
     clock = ManualClock()
     epochs = InMemoryEpochs(clock, SequentialIds())
     verifier = ScriptedTokens(principal(), epochs=epochs)
@@ -173,8 +175,8 @@ async def test_a_revoked_token_is_invalid_as_soon_as_the_epoch_differs() -> None
         await tokens.look_up(TOKEN.reveal())
 
 
-async def test_a_token_is_served_while_auths_store_is_down_but_never_beyond_its_expiry() -> None:
-    """The epoch is unchanged all the time, but the token expires nevertheless."""
+async def test_a_token_is_served_stale_during_an_outage_but_never_after_its_expiry() -> None:
+    """The epoch is unchanged the whole time, but the token expires nevertheless."""
     clock = ManualClock()
     epochs = InMemoryEpochs(clock, SequentialIds())
     verifier = ScriptedTokens(principal(remaining_s=60.0), epochs=epochs)
@@ -192,8 +194,8 @@ async def test_a_token_is_served_while_auths_store_is_down_but_never_beyond_its_
         await tokens.validate(await tokens.look_up(TOKEN.reveal()), epochs.read(ORG))
 
 
-async def test_agents_are_cached_by_organization() -> None:
-    """An agent of one organization is not an agent of another."""
+async def test_agents_are_cached_by_organization_and_id() -> None:
+    """The same id in two organizations belongs to two entries."""
     verifier = ScriptedAgents(ACTIVE)
     agents = Caches(ManualClock()).agents(verifier)
 
@@ -205,7 +207,7 @@ async def test_agents_are_cached_by_organization() -> None:
 
 
 async def test_an_event_invalidates_the_entries_of_its_organization_and_kind() -> None:
-    """The entries of all its agents. Other organizations' agents stay valid, and so do its tokens."""
+    """It invalidates all agents of the organization, but neither its tokens nor other organizations' agents."""
     caches = Caches(ManualClock())
     verifier, token_verifier = ScriptedAgents(ACTIVE), ScriptedTokens(principal())
     agents, tokens = caches.agents(verifier), caches.tokens(token_verifier)
@@ -224,7 +226,7 @@ async def test_an_event_invalidates_the_entries_of_its_organization_and_kind() -
     assert len(token_verifier.asked) == 1
 
 
-async def test_absent_agents_never_make_a_live_one_go() -> None:
+async def test_absent_agents_never_evict_a_live_one() -> None:
     """Absent agents are stored separately. An agent that is created or removed is in one place only."""
     clock = ManualClock()
     live: dict[AgentKey, Entry[Agent | None]] = {}
@@ -239,7 +241,7 @@ async def test_absent_agents_never_make_a_live_one_go() -> None:
     source.answer = AgentNotAuthorizedError()
     for number in range(100):
         assert (await agents.look_up(OTHER_ORG, UUID(int=number))).value is None
-        clock.advance(timedelta(milliseconds=20))  # lookups of absent agents have a pace
+        clock.advance(timedelta(milliseconds=20))  # lookups of absent agents have a rate limit
     assert (len(live), len(absent)) == (1, 100)
     assert agents.cached(OTHER_ORG, UUID(int=7)) is not None
     assert agents.cached(OTHER_ORG, UUID(int=100)) is None
@@ -255,13 +257,13 @@ async def test_absent_agents_never_make_a_live_one_go() -> None:
     assert (len(live), len(absent)) == (1, 100)
 
 
-def test_an_absence_is_not_served_while_the_source_is_down() -> None:
-    """The agent may have been created since: the request gets 503, not 403."""
+def test_an_absence_is_not_served_stale() -> None:
+    """The agent may have been created since. The request gets 503, not 403."""
     assert agent_policy(stale_if_error_s=300).outlives_s(None) == 0
 
 
-async def test_a_guess_disturbs_no_entry_of_the_real_token() -> None:
-    """It has another digest. The real token is served from the cache before, during and after the guess."""
+async def test_a_guess_does_not_affect_the_entry_of_the_real_token() -> None:
+    """A guess has another digest, so the real token is served from the cache before, during and after it."""
     clock = ManualClock()
     source, caches = ScriptedTokens(principal()), Caches(clock)
     tokens = caches.tokens(source)

@@ -31,7 +31,7 @@ def guess(guesses: GuessedSecrets, number: int, now_ns: int = 0, token_id: UUID 
 
 
 def test_more_than_five_failed_secrets_of_an_id_go_through_the_lane() -> None:
-    """The first is like any new token, the next few are suspect. Other ids are not affected."""
+    """The first attempt is treated like any new token, and the next few are suspect. Other ids are not affected."""
     guesses = GuessedSecrets()
 
     shares = [guess(guesses, number) for number in range(FREE_GUESSES + 3)]
@@ -40,8 +40,8 @@ def test_more_than_five_failed_secrets_of_an_id_go_through_the_lane() -> None:
     assert guess(guesses, 99, token_id=OTHER) is Share.FIRST_SEEN
 
 
-def test_guesses_at_the_same_time_count_before_they_fail() -> None:
-    """Otherwise a thousand parallel guesses would all be first ones."""
+def test_concurrent_guesses_count_before_they_fail() -> None:
+    """Otherwise a thousand parallel guesses would all be first attempts."""
     guesses = GuessedSecrets()
 
     shares = [guesses.begin(b"%032d" % number, TOKEN, 0).share for number in range(FREE_GUESSES + 3)]
@@ -49,8 +49,8 @@ def test_guesses_at_the_same_time_count_before_they_fail() -> None:
     assert shares[-2:] == [Share.LANE, Share.LANE]
 
 
-def test_a_minute_later_an_id_begins_anew() -> None:
-    """And not a nanosecond earlier."""
+def test_the_failures_of_an_id_expire_after_a_minute() -> None:
+    """They still count a nanosecond earlier."""
     guesses = GuessedSecrets()
     for number in range(10):
         guess(guesses, number)
@@ -60,9 +60,9 @@ def test_a_minute_later_an_id_begins_anew() -> None:
 
 
 def test_a_token_confirmed_within_the_hour_never_uses_the_lane() -> None:
-    """However many secrets fail with its id: an attacker cannot push the owner there.
+    """The number of failed secrets with its id does not matter: an attacker cannot push the owner into the lane.
 
-    After an hour it is like any other.
+    After an hour the token is treated like any other.
     """
     guesses = GuessedSecrets()
     guesses.confirmed(guesses.begin(REAL, TOKEN, 0), REAL, 0)
@@ -73,8 +73,8 @@ def test_a_token_confirmed_within_the_hour_never_uses_the_lane() -> None:
     assert guesses.begin(REAL, TOKEN, CONFIRMED_S * NS).share is Share.LANE
 
 
-def test_a_token_that_auth_refuses_is_proven_no_more() -> None:
-    """Repeated attempts with a revoked token are guesses."""
+def test_a_token_that_auth_refuses_is_no_longer_proven() -> None:
+    """Repeated attempts with a revoked token count as guesses."""
     guesses = GuessedSecrets()
     guesses.confirmed(guesses.begin(REAL, TOKEN, 0), REAL, 0)
     guesses.failed(guesses.begin(REAL, TOKEN, 0), REAL)
@@ -83,8 +83,8 @@ def test_a_token_that_auth_refuses_is_proven_no_more() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["confirmed", "undecided"])
-def test_only_failures_count(outcome: str) -> None:
-    """A live token, or an outage, leaves no window behind."""
+def test_only_failures_count_as_guesses(outcome: str) -> None:
+    """A live token or an outage leaves no window behind."""
     guesses = GuessedSecrets()
     for number in range(20):
         digest = b"%032d" % number
@@ -98,8 +98,8 @@ def test_only_failures_count(outcome: str) -> None:
     assert len(guesses) == 0
 
 
-def test_an_attempt_that_ends_in_another_window_changes_nothing_there() -> None:
-    """Its own window is gone."""
+def test_an_attempt_that_ends_in_a_later_window_does_not_change_that_window() -> None:
+    """The window in which it began has expired."""
     guesses = GuessedSecrets()
     slow = guesses.begin(REAL, TOKEN, 0)
     guess(guesses, 1, WINDOW_S * NS)
@@ -108,7 +108,7 @@ def test_an_attempt_that_ends_in_another_window_changes_nothing_there() -> None:
     assert guess(guesses, 2, WINDOW_S * NS) is Share.SUSPECT
 
 
-def test_memory_is_bounded() -> None:
+def test_the_memory_for_guesses_is_bounded() -> None:
     """Made-up ids and digests replace the oldest ones, and the maximum is never exceeded."""
     guesses = GuessedSecrets(max_ids=10)
     for number in range(100):
@@ -123,7 +123,7 @@ def test_memory_is_bounded() -> None:
     assert (proven.has(89, 100), proven.has(90, 100)) == (False, True)
 
 
-def test_the_pace_allows_a_burst_and_then_its_rate() -> None:
+def test_the_rate_limit_of_the_lane_allows_a_burst() -> None:
     """A call that would wait too long gets no reservation, and delays no other call."""
     pace = LeakyBucket(per_second=50, burst=3)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def test_each_change_replaces_the_epoch() -> None:
-    """A new token replaces none: no worker can have cached an entry that it changes."""
+    """A new token replaces none, because no worker can have cached an entry that it changes."""
     office = Office()
     organization, agent = await office.settled()
     other = await office.manage.create_organization("other")
@@ -47,8 +47,8 @@ async def test_each_change_replaces_the_epoch() -> None:
     assert office.epochs.read(other.id).value is None
 
 
-async def test_each_change_is_in_the_log_by_its_kind() -> None:
-    """A change of the organization is one of its tokens. A new token is logged with its id, for the filters."""
+async def test_each_change_is_logged_with_its_kind() -> None:
+    """A change of the organization is logged as a change of its tokens. A new token is logged with its id."""
     office = Office()
     organization, agent = await office.settled()
     position = await office.position()
@@ -93,7 +93,7 @@ async def test_the_epoch_is_read_before_the_value() -> None:
     class Interrupted(InMemoryEpochs):
         async def read_or_create(self, org_id: UUID) -> Epoch:
             read = await super().read_or_create(org_id)
-            await self.replace(org_id)  # a change is made between the epoch and what is read next
+            await self.replace(org_id)  # a change happens between the reads of epoch and value
             return read
 
     epochs = Interrupted(office.clock, SequentialIds(2))
@@ -105,8 +105,8 @@ async def test_the_epoch_is_read_before_the_value() -> None:
     assert epochs.read(organization.id).proves_change_since(of_agent.epoch, 0)
 
 
-async def test_verifying_returns_the_epoch_and_creates_one_where_there_is_none() -> None:
-    """The same epoch twice while nothing changes, for a token as for an agent. An unknown token creates none."""
+async def test_verification_returns_the_epoch_or_creates_a_missing_one() -> None:
+    """While nothing changes, tokens and agents get the same epoch. An unknown token creates none."""
     office = Office()
     organization, agent = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)
@@ -123,8 +123,8 @@ async def test_verifying_returns_the_epoch_and_creates_one_where_there_is_none()
     assert office.epochs.content() == {organization.id: of_token.epoch.value}
 
 
-async def test_a_change_that_found_nothing_replaces_no_epoch() -> None:
-    """Because nothing has changed."""
+async def test_a_change_of_a_missing_object_replaces_no_epoch() -> None:
+    """Nothing has changed."""
     office = Office()
     organization, agent = await office.settled()
 
@@ -159,8 +159,8 @@ async def test_a_change_of_unknown_outcome_replaces_the_epoch() -> None:
     assert office.epochs.replaced == [organization.id]
 
 
-async def test_a_change_is_made_without_a_store_of_epochs() -> None:
-    """Without Redis the change is committed and reported, and the watch delivers it."""
+async def test_a_change_succeeds_without_redis() -> None:
+    """The change is committed and reported, and the watch delivers it."""
     office = Office()
     organization, _ = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-async def test_a_live_token_is_its_principal() -> None:
-    """With all properties of the grant and the organization, and no others."""
+async def test_a_live_token_is_verified_as_its_principal() -> None:
+    """The principal has all properties of the grant and the organization, and no others."""
     office = Office()
     organization, agent = await office.settled()
     user = await office.manage.create_user(organization.id, "kim@example.com")
@@ -58,8 +58,8 @@ async def test_a_live_token_is_its_principal() -> None:
     )
 
 
-async def test_a_token_is_returned_once_and_never_kept() -> None:
-    """The store contains a digest, and nothing of the secret; nor does any repr."""
+async def test_a_token_is_returned_once_and_never_stored() -> None:
+    """The store contains a digest and nothing of the secret. No repr contains the secret either."""
     office = Office()
     organization, _ = await office.settled()
 
@@ -77,8 +77,8 @@ async def test_an_unknown_token_is_refused() -> None:
     await Office().refuses(PersonalAccessToken.issue(MISSING, bytes(32)))
 
 
-async def test_an_unknown_token_costs_the_work_of_a_known_one() -> None:
-    """There is a comparison all the same, so that timing does not reveal its absence."""
+async def test_an_unknown_token_takes_as_much_work_as_a_known_one() -> None:
+    """A dummy comparison runs, so that timing does not reveal whether a token exists."""
 
     class Watched(TokenPeppers):
         spent = 0
@@ -96,8 +96,8 @@ async def test_an_unknown_token_costs_the_work_of_a_known_one() -> None:
     assert peppers.spent == 1
 
 
-async def test_another_secret_under_a_known_id_is_refused() -> None:
-    """The id is public; only the secret counts."""
+async def test_another_secret_with_a_known_id_is_refused() -> None:
+    """The id is public; only the secret proves the owner."""
     office = Office()
     organization, _ = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)
@@ -105,8 +105,8 @@ async def test_another_secret_under_a_known_id_is_refused() -> None:
     await office.refuses(PersonalAccessToken.issue(token.token_id, bytes(32)))
 
 
-async def test_a_revoked_token_is_refused_from_then_on() -> None:
-    """At once and permanently. Other tokens stay valid."""
+async def test_a_revoked_token_is_refused_permanently() -> None:
+    """The refusal starts at once. Other tokens stay valid."""
     office = Office()
     organization, _ = await office.settled()
     revoked = await office.manage.create_token(organization.id, GRANT)
@@ -119,7 +119,7 @@ async def test_a_revoked_token_is_refused_from_then_on() -> None:
 
 
 async def test_a_token_is_refused_from_its_expiry_on() -> None:
-    """Valid a microsecond before, refused at the exact time."""
+    """It is valid a microsecond before its expiry, and refused at that exact time."""
     office = Office()
     organization, _ = await office.settled()
     grant = TokenGrant("brief", CHAT, expires_at=office.clock.now() + timedelta(minutes=1))
@@ -132,8 +132,8 @@ async def test_a_token_is_refused_from_its_expiry_on() -> None:
     await office.refuses(token)
 
 
-async def test_a_suspended_organizations_tokens_are_refused_until_it_is_back() -> None:
-    """All of them, without a change of any token."""
+async def test_the_tokens_of_a_suspended_organization_are_refused_until_it_is_active_again() -> None:
+    """The tokens themselves do not change."""
     office = Office()
     organization, _ = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)
@@ -145,7 +145,7 @@ async def test_a_suspended_organizations_tokens_are_refused_until_it_is_back() -
     await office.verify_token.verify(token)
 
 
-async def test_a_token_of_a_pepper_that_is_gone_is_refused() -> None:
+async def test_a_token_of_a_removed_pepper_is_refused() -> None:
     """Removing a pepper invalidates its tokens."""
     office = Office()
     organization, _ = await office.settled()
@@ -156,7 +156,7 @@ async def test_a_token_of_a_pepper_that_is_gone_is_refused() -> None:
     await office.refuses(token)
 
 
-async def test_verifying_writes_nothing() -> None:
+async def test_verification_does_not_write_to_the_store() -> None:
     """Neither a success nor a failure changes the store."""
     office = Office()
     organization, _ = await office.settled()
@@ -169,8 +169,8 @@ async def test_verifying_writes_nothing() -> None:
     assert list(await office.manage.tokens(organization.id)) == list(before)
 
 
-async def test_an_agent_is_the_organizations_own() -> None:
-    """Whatever its status. Another organization's agent is refused like one that does not exist."""
+async def test_an_agent_is_found_only_in_its_own_organization() -> None:
+    """Its status does not matter. Another organization's agent is refused like one that does not exist."""
     office = Office()
     organization, agent = await office.settled()
     other = await office.manage.create_organization("other")
@@ -199,7 +199,7 @@ class LostStore(InMemoryIdentity):
 
 
 async def test_an_unavailable_store_raises_the_errors_of_the_source() -> None:
-    """Verification raises the source's error with the default message, for each port its own kind."""
+    """Each port has its own error, with the default message."""
     token = PersonalAccessToken.issue(MISSING, bytes(32))
     clock = ManualClock()
     epochs = InMemoryEpochs(clock, SequentialIds())
@@ -215,8 +215,8 @@ async def test_an_unavailable_store_raises_the_errors_of_the_source() -> None:
     assert str(no_agent.value) == AuthUnavailableError.default_message
 
 
-async def test_created_objects_can_be_listed() -> None:
-    """Oldest first, with the times of creation."""
+async def test_created_objects_are_listed() -> None:
+    """The oldest comes first, and each has its time of creation."""
     office = Office()
     first, agent = await office.settled()
     office.clock.advance(timedelta(seconds=1))
@@ -229,8 +229,8 @@ async def test_created_objects_can_be_listed() -> None:
     assert (first.status, agent.status) == (OrganizationStatus.ACTIVE, AgentStatus.ACTIVE)
 
 
-async def test_names_are_taken_once() -> None:
-    """The names of organizations, and of agents and e-mail addresses within one."""
+async def test_names_are_unique() -> None:
+    """Organizations have unique names; agents and e-mail addresses are unique within an organization."""
     office = Office()
     organization, _ = await office.settled()
     await office.manage.create_user(organization.id, "kim@example.com")
@@ -243,8 +243,8 @@ async def test_names_are_taken_once() -> None:
         await office.manage.create_user(organization.id, "kim@example.com")
 
 
-async def test_missing_objects_cannot_be_changed() -> None:
-    """Each method raises an error. No object of another organization can be reached."""
+async def test_changing_a_missing_object_raises() -> None:
+    """Objects of another organization count as missing."""
     office = Office()
     organization, agent = await office.settled()
     other = await office.manage.create_organization("other")
@@ -278,8 +278,8 @@ async def test_revoking_again_keeps_the_first_time() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 129, "a\nb", "\x1b[31m"])
-async def test_a_name_can_be_read(name: str) -> None:
-    """The name of an organization, an agent or a token. Nothing is stored with an unprintable name."""
+async def test_an_empty_long_or_unprintable_name_is_refused(name: str) -> None:
+    """This applies to organizations, agents and tokens. Nothing is stored."""
     office = Office()
     organization = await office.manage.create_organization("acme")
 

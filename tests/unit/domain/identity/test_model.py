@@ -18,8 +18,8 @@ BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 TOKENS = st.builds(PersonalAccessToken.issue, st.uuids(), st.binary(min_size=32, max_size=32))
 
 
-def test_a_token_is_built_as_the_specification_says() -> None:
-    """Prefix, id, 43 URL-safe characters of the secret, and six base-62 digits of the CRC-32 of everything before."""
+def test_a_token_has_the_specified_format() -> None:
+    """It has a prefix, its id, 43 URL-safe characters of the secret, and a CRC-32 in six base-62 digits."""
     secret = bytes(range(224, 256))
 
     text = PersonalAccessToken.issue(TOKEN_ID, secret).reveal()
@@ -42,8 +42,8 @@ def test_an_issued_token_can_be_parsed(token: PersonalAccessToken) -> None:
 
 
 @given(TOKENS, st.data())
-def test_any_single_character_that_is_changed_is_noticed(token: PersonalAccessToken, data: st.DataObject) -> None:
-    """A typing error, wherever it is, is refused before any lookup."""
+def test_a_token_with_a_changed_character_is_invalid(token: PersonalAccessToken, data: st.DataObject) -> None:
+    """A typing error at any position is refused before any lookup."""
     text = token.reveal()
     position = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.sampled_from(BASE62 + "-_ =ä\n\x00").filter(lambda c: c != text[position]))
@@ -52,8 +52,10 @@ def test_any_single_character_that_is_changed_is_noticed(token: PersonalAccessTo
 
 
 @given(TOKENS, st.data())
-def test_a_character_more_or_less_is_noticed(token: PersonalAccessToken, data: st.DataObject) -> None:
-    """Neither a lost character nor an additional one passes."""
+def test_a_token_with_a_missing_or_additional_character_is_invalid(
+    token: PersonalAccessToken, data: st.DataObject
+) -> None:
+    """The position of the character does not matter."""
     text = token.reveal()
     position = data.draw(st.integers(0, len(text)))
 
@@ -63,7 +65,7 @@ def test_a_character_more_or_less_is_noticed(token: PersonalAccessToken, data: s
 
 
 @given(st.text())
-def test_no_text_makes_parsing_raise(text: str) -> None:
+def test_parsing_never_raises(text: str) -> None:
     """For any text, the result is a token or None."""
     assert PersonalAccessToken.parse(text) is None
     assert PersonalAccessToken.parse("ibex_pat_" + text) is None
@@ -83,7 +85,7 @@ def test_a_secret_has_32_bytes(size: int) -> None:
 
 
 @given(TOKENS)
-def test_a_token_shows_its_display_prefix_only(token: PersonalAccessToken) -> None:
+def test_the_repr_of_a_token_contains_only_its_display_prefix(token: PersonalAccessToken) -> None:
     """Neither repr nor str nor any format contains a part of the secret."""
     for shown in (repr(token), str(token), f"{token}", f"{token!r:>200}", repr([token]), f"{token!a}"):
         assert token.display_prefix in shown

@@ -38,8 +38,8 @@ def test_the_named_sets_have_the_bits_of_the_specification(named: Permission, bi
     assert int(named) == _bits(*bits)
 
 
-def test_every_bit_is_where_the_specification_puts_it() -> None:
-    """All assigned bits, and no others."""
+def test_every_permission_has_the_specified_bit() -> None:
+    """The test lists all assigned bits."""
     assert {p.value.bit_length() - 1 for p in Permission} == {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 24, 25} | {
         *range(32, 38),
         40,
@@ -48,16 +48,16 @@ def test_every_bit_is_where_the_specification_puts_it() -> None:
     }
 
 
-def test_the_named_sets_have_names() -> None:
-    """The names that the command line offers."""
+def test_each_named_set_is_found_by_its_name() -> None:
+    """The command line offers these names."""
     assert NAMED_SETS == {"agent": AGENT_DEFAULT, "chat": CHAT, "read-only": READ_ONLY, "admin": ADMIN}
 
 
 @pytest.mark.parametrize(
     ("granted", "may_chat"), [(AGENT_DEFAULT, True), (CHAT, True), (ADMIN, True), (READ_ONLY, False), (0, False)]
 )
-def test_permissions_that_allow_chat(granted: int, *, may_chat: bool) -> None:
-    """Agents and administrators may; a read-only token and one without permissions may not."""
+def test_chat_requires_its_permissions(granted: int, *, may_chat: bool) -> None:
+    """Agents and administrators have them. A read-only token and one without permissions do not."""
     assert allows(granted, CHAT) is may_chat
 
 
@@ -68,8 +68,8 @@ def test_every_needed_bit_must_be_granted(granted: int, needed: int) -> None:
 
 
 @given(BITMAPS)
-def test_a_bitmap_is_kept_bit_by_bit(bitmap: int) -> None:
-    """Unassigned bits below 56 survive: an older version does not remove the bits that a newer one granted."""
+def test_unassigned_bits_below_56_are_preserved(bitmap: int) -> None:
+    """An older version does not remove the bits that a newer one granted."""
     assert int(permissions_of(bitmap)) == bitmap
 
 

@@ -47,8 +47,8 @@ def test_the_request_that_reaches_the_limit_is_the_last_one(count: int, remainin
     assert (decision.allowed, decision.remaining) == (allowed, remaining)
 
 
-def test_unlimited_is_never_refused() -> None:
-    """A limit of 0 allows every request and is reported as 0."""
+def test_a_limit_of_zero_allows_every_request() -> None:
+    """The limit is reported as 0."""
     decision = decide(count=10**9, limit=UNLIMITED, now=MINUTE)
 
     assert (decision.allowed, decision.limit, decision.remaining, decision.retry_after_s) == (True, 0, 0, 0)
@@ -65,8 +65,8 @@ def test_windows_are_calendar_minutes() -> None:
 
 
 @given(count=st.integers(1, 10**9), limit=st.integers(1, 10**6), now=TIMES)
-def test_a_decision_is_always_sound(count: int, limit: int, now: datetime) -> None:
-    """For any count, limit and time: the bounds hold, and only a refusal has a delay."""
+def test_every_decision_is_consistent(count: int, limit: int, now: datetime) -> None:
+    """For any count, limit and time, the bounds hold, and only a refusal has a delay."""
     decision = decide(count=count, limit=limit, now=now)
 
     assert decision.allowed is (count <= limit)
@@ -76,8 +76,8 @@ def test_a_decision_is_always_sound(count: int, limit: int, now: datetime) -> No
     assert decision.reset_unix_s % WINDOW_S == 0
 
 
-def test_a_window_that_is_over_is_forgotten() -> None:
-    """Memory holds the organizations of one minute, however many called in earlier minutes."""
+def test_an_expired_window_is_removed() -> None:
+    """Memory contains the organizations of one minute, however many called in earlier minutes."""
     counter, clock = WindowCounter(), ManualClock()
     for minute in range(3):
         for org in range(1_000):

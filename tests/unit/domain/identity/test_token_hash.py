@@ -42,8 +42,8 @@ def test_tokens_of_an_older_pepper_still_match() -> None:
     assert TokenPeppers({"old": OLD, "new": NEW}).matches(TOKEN, key_id, digest)
 
 
-def test_tokens_of_a_pepper_that_is_gone_match_nothing() -> None:
-    """Even if the digest is the one under the newest pepper, because the key id must match too."""
+def test_tokens_of_a_removed_pepper_match_no_digest() -> None:
+    """The key id must match too, even if the digest is the one under the newest pepper."""
     peppers = TokenPeppers({"new": NEW})
     _, digest_under_newest = peppers.hash(TOKEN)
 
@@ -51,22 +51,22 @@ def test_tokens_of_a_pepper_that_is_gone_match_nothing() -> None:
     assert not peppers.matches(TOKEN, "old", TokenPeppers({"old": OLD}).hash(TOKEN)[1])
 
 
-def test_spending_time_works_for_any_token() -> None:
-    """The dummy comparison accepts any token and returns nothing."""
+def test_the_dummy_comparison_accepts_any_token() -> None:
+    """It returns nothing."""
     TokenPeppers({"k": NEW}).compare_dummy(TOKEN)
 
 
 @pytest.mark.parametrize("peppers", [{}, {"short": b"15 bytes of it."}, {"good": NEW, "short": b""}])
-def test_too_little_pepper_is_refused(peppers: dict[str, bytes]) -> None:
-    """No pepper, or one under 16 bytes. The message contains no part of it."""
+def test_a_missing_or_short_pepper_is_refused(peppers: dict[str, bytes]) -> None:
+    """A pepper has at least 16 bytes. The message contains no part of it."""
     with pytest.raises(ValueError, match="pepper") as raised:
         TokenPeppers(peppers)
 
     assert "15 bytes" not in str(raised.value)
 
 
-def test_peppers_are_not_shown() -> None:
-    """The repr shows key ids only, and later changes of the mapping have no effect."""
+def test_the_repr_of_peppers_contains_only_key_ids() -> None:
+    """Later changes of the mapping have no effect."""
     given = {"old": OLD, "new": NEW}
     peppers = TokenPeppers(given)
     given.clear()

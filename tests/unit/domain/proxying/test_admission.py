@@ -54,8 +54,8 @@ async def test_the_tokens_user_is_part_of_the_caller(agent_id: str | None) -> No
     assert door.in_flight.caller == Caller(ORG, TOKEN.token_id, AGENT if agent_id else None, UUID(int=77))
 
 
-async def test_without_a_token_there_is_no_call() -> None:
-    """The request is refused without a call."""
+async def test_a_request_without_a_token_is_refused_without_a_call() -> None:
+    """Auth is not called."""
     door = Door()
 
     with pytest.raises(MissingTokenError):
@@ -89,7 +89,7 @@ async def test_a_malformed_token_is_invalid_without_being_looked_up(token: str) 
 
 @pytest.mark.parametrize("error", [InvalidTokenError(), ServiceDegradedError()])
 async def test_errors_of_the_verifier_are_raised(error: IbexError) -> None:
-    """An unknown token is 401, an outage is 503: never one for the other."""
+    """An unknown token is 401 and an outage is 503. They are never confused."""
     door = Door()
     door.tokens.answer = error
 
@@ -101,8 +101,8 @@ async def test_errors_of_the_verifier_are_raised(error: IbexError) -> None:
 
 
 @pytest.mark.parametrize("permissions", [Permission(0), READ_ONLY, CHAT & ~Permission.SESSION_CREATE])
-async def test_every_permission_of_chat_is_needed(permissions: Permission) -> None:
-    """One missing bit refuses. The organization is recorded."""
+async def test_chat_requires_every_one_of_its_permissions(permissions: Permission) -> None:
+    """One missing bit is enough to refuse. The organization is recorded."""
     door = Door()
     door.tokens.answer = principal(permissions=permissions)
 
@@ -115,8 +115,8 @@ async def test_every_permission_of_chat_is_needed(permissions: Permission) -> No
 @pytest.mark.parametrize(
     ("path", "admitted"), [(str(ORG), True), (str(ORG).upper(), True), (str(OTHER_ORG), False), ("x", False)]
 )
-async def test_a_path_names_the_tokens_own_organization(path: str, *, admitted: bool) -> None:
-    """Another organization is 403, whatever the token's permissions."""
+async def test_a_path_must_name_the_tokens_own_organization(path: str, *, admitted: bool) -> None:
+    """Another organization is refused with 403, whatever the token's permissions."""
     door = Door()
     door.tokens.answer = principal(permissions=ADMIN)
 
@@ -142,10 +142,10 @@ async def test_a_path_names_the_tokens_own_organization(path: str, *, admitted: 
         (AGENT, "assistant", ValidationError),
     ],
 )
-async def test_which_agent_it_is(
+async def test_the_agent_is_that_of_the_header_or_of_the_token(
     bound_to: UUID | None, claimed: str | None, agent_or_error: UUID | type[IbexError]
 ) -> None:
-    """The agent in the header, or the one that the token is bound to. A bound token never acts as another agent."""
+    """A token that is bound to an agent never acts as another agent."""
     door = Door()
     door.tokens.answer = principal(agent_id=bound_to)
 
@@ -159,8 +159,8 @@ async def test_which_agent_it_is(
     assert door.rate_limiter.counted == []
 
 
-async def test_a_wrong_agent_header_is_named() -> None:
-    """The error names the header and does not repeat its value."""
+async def test_an_invalid_agent_header_is_named_in_the_error() -> None:
+    """The error does not repeat its value."""
     door = Door()
 
     with pytest.raises(ValidationError) as raised:
@@ -180,7 +180,7 @@ async def test_a_wrong_agent_header_is_named() -> None:
         (AuthUnavailableError(), AuthUnavailableError),
     ],
 )
-async def test_an_agent_that_may_not_act_is_refused_uncounted(
+async def test_an_inactive_agent_is_refused_without_being_counted(
     answer: Agent | Exception, error: type[IbexError]
 ) -> None:
     """Only requests of active agents count against the limit of their organization."""
@@ -194,7 +194,7 @@ async def test_an_agent_that_may_not_act_is_refused_uncounted(
 
 
 @pytest.mark.parametrize(("own", "limit"), [(None, 600), (0, 0), (7, 7)])
-async def test_the_organizations_own_limit_goes_before_the_default(own: int | None, limit: int) -> None:
+async def test_the_organizations_own_limit_overrides_the_default(own: int | None, limit: int) -> None:
     """None means the default; 0 means unlimited, not the default."""
     door = Door()
     door.tokens.answer = principal(rate_limit_rpm=own)
@@ -207,7 +207,7 @@ async def test_the_organizations_own_limit_goes_before_the_default(own: int | No
 
 
 async def test_a_request_over_the_limit_gets_a_retry_delay() -> None:
-    """The refusal has the delay, the exchange in flight the decision, and the next minute is free."""
+    """The refusal has the delay, and the in-flight exchange has the decision. The next minute allows requests again."""
     door = Door()
     door.tokens.answer = principal(rate_limit_rpm=1)
     await door.knock()
@@ -222,8 +222,8 @@ async def test_a_request_over_the_limit_gets_a_retry_delay() -> None:
     await door.knock()
 
 
-async def test_authenticating_alone_needs_no_agent_and_counts_nothing() -> None:
-    """Listing the models needs the caller, and nothing else."""
+async def test_authentication_alone_needs_no_agent_and_counts_no_request() -> None:
+    """Listing the models needs only the caller."""
     door = Door()
 
     who = await door.admit.authenticate(Credentials(TOKEN_TEXT), door.in_flight)
@@ -233,14 +233,14 @@ async def test_authenticating_alone_needs_no_agent_and_counts_nothing() -> None:
     assert (door.agents.asked, door.rate_limiter.counted) == ([], [])
 
 
-def test_credentials_show_no_token() -> None:
-    """Their repr shows the agent and the organization of the request."""
+def test_the_repr_of_credentials_contains_no_token() -> None:
+    """It shows the agent and the organization of the request."""
     shown = repr(Credentials(TOKEN_TEXT, "an agent", "an organization"))
 
     assert shown == "<Credentials agent_id='an agent' org_id='an organization'>"
 
 
-async def test_an_agent_is_served_stale_however_long_it_took_to_find_out_that_the_token_is() -> None:
+async def test_an_agent_is_served_stale_after_a_slow_failure_to_fetch_the_token() -> None:
     """The epoch that confirms the agent is read after the failed fetch."""
     door = Door()
     await door.epochs.read_or_create(ORG)
@@ -254,8 +254,8 @@ async def test_an_agent_is_served_stale_however_long_it_took_to_find_out_that_th
     assert door.in_flight.auth_stale
 
 
-async def test_cached_callers_are_served_although_auth_takes_long_to_fail() -> None:
-    """The epoch has become too old by then. A second reading proves that nothing has changed."""
+async def test_a_cached_caller_is_served_stale_after_a_slow_failure_of_auth() -> None:
+    """The first reading of the epoch is too old by then. A second reading proves that nothing has changed."""
     door = Door()
     await door.epochs.read_or_create(ORG)
     await door.warm()
@@ -268,7 +268,7 @@ async def test_cached_callers_are_served_although_auth_takes_long_to_fail() -> N
     assert door.in_flight.auth_stale
 
 
-async def test_a_caller_that_changed_is_not_served_although_auth_takes_long_to_fail() -> None:
+async def test_a_changed_caller_is_not_served_stale_after_a_slow_failure_of_auth() -> None:
     """The second reading of the epoch shows the change."""
     door = Door()
     await door.epochs.read_or_create(ORG)

@@ -1,4 +1,4 @@
-"""Admission of cached callers: without a call, until the watch or the epoch no longer allow it."""
+"""Admission of cached callers without a call, until the watch or the epoch no longer allows it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ async def test_a_cached_caller_is_admitted_without_a_call() -> None:
     assert (door.in_flight.auth_cached, door.in_flight.auth_stale) == (True, False)
 
 
-async def test_the_entries_that_admitted_a_caller_are_returned() -> None:
-    """The entries and the reading of the epoch, which are checked again before the provider is asked."""
+async def test_admission_returns_the_entries_that_it_used() -> None:
+    """The entries and the reading of the epoch are checked again before the provider is called."""
     door = Door()
     await door.warm()
 
@@ -65,7 +65,7 @@ async def test_a_revoked_token_is_refused_at_the_next_request() -> None:
 
 
 async def test_a_revoked_token_is_refused_after_its_event() -> None:
-    """If it was revoked by SQL, which does not replace the epoch."""
+    """A revocation by SQL does not replace the epoch, so only the event reports it."""
     door = Door()
     await door.warm()
     door.tokens.answer = InvalidTokenError()
@@ -77,7 +77,7 @@ async def test_a_revoked_token_is_refused_after_its_event() -> None:
 
 
 async def test_a_revoked_token_is_refused_three_seconds_after_the_last_pong() -> None:
-    """If neither an event nor another epoch arrives. While pongs arrive, nothing is fetched."""
+    """Neither an event nor another epoch arrives. While pongs arrive, nothing is fetched."""
     door = Door()
     await door.warm()
     door.tokens.answer = InvalidTokenError()
@@ -94,8 +94,8 @@ async def test_a_revoked_token_is_refused_three_seconds_after_the_last_pong() ->
         await door.knock()
 
 
-async def test_a_lost_epoch_is_no_fetch() -> None:
-    """A flush of Redis does not cause fetches for all organizations. The watch keeps the bound."""
+async def test_a_lost_epoch_causes_no_fetch() -> None:
+    """A flush of Redis does not cause fetches for all organizations. The watch keeps the staleness bound."""
     door = Door()
     await door.warm()
     door.epochs.become({})
@@ -105,7 +105,7 @@ async def test_a_lost_epoch_is_no_fetch() -> None:
 
 
 @pytest.mark.parametrize("known_by", ["the epoch", "the event"])
-async def test_an_agents_suspension_holds_from_the_next_request_on(known_by: str) -> None:
+async def test_the_next_request_of_a_suspended_agent_is_refused(known_by: str) -> None:
     """The event names the kind of the change; the epoch stands for all kinds of the organization."""
     door = Door()
     await door.warm()
@@ -121,7 +121,7 @@ async def test_an_agents_suspension_holds_from_the_next_request_on(known_by: str
     assert door.agents.asked == [(ORG, AGENT)]
 
 
-async def test_an_agent_that_is_cached_as_suspended_is_refused_without_a_call_and_uncounted() -> None:
+async def test_an_agent_that_is_cached_as_suspended_is_refused_without_a_call_or_a_count() -> None:
     """A client that keeps sending causes no calls to auth and uses up no requests of others."""
     door = Door()
     await door.warm()
@@ -163,7 +163,7 @@ async def test_a_revoked_token_is_refused_before_any_other_error(credentials: Cr
         await door.admit(credentials, door.in_flight)
 
 
-async def test_an_agent_that_is_active_again_is_let_in_at_the_next_request() -> None:
+async def test_a_reactivated_agent_is_admitted_at_the_next_request() -> None:
     """It is cached as paused until then. Its request is counted this time."""
     door = Door()
     await door.warm()
@@ -179,8 +179,8 @@ async def test_an_agent_that_is_active_again_is_let_in_at_the_next_request() -> 
     assert door.rate_limiter.counted == [ORG]
 
 
-async def test_the_limit_is_the_one_that_holds_now() -> None:
-    """Not the cached limit: a change of the organization is a change of its tokens."""
+async def test_a_changed_rate_limit_applies_to_the_next_request() -> None:
+    """A change of the organization invalidates its tokens, and the cached limit with them."""
     door = Door()
     await door.warm()
     door.tokens.answer = principal(rate_limit_rpm=1)
@@ -192,8 +192,8 @@ async def test_the_limit_is_the_one_that_holds_now() -> None:
 
 
 @pytest.mark.parametrize("invalidated", ["tokens", "agents"])
-async def test_a_request_was_served_from_the_cache_only_if_both_entries_were(invalidated: str) -> None:
-    """Not if one of the two entries was fetched."""
+async def test_a_request_is_recorded_as_cached_only_if_token_and_agent_were(invalidated: str) -> None:
+    """It is not if one of the two entries was fetched."""
     door = Door()
     await door.warm()
     door.event(Kind(invalidated))
@@ -217,8 +217,8 @@ async def test_a_request_that_is_served_stale_is_recorded_as_stale() -> None:
     assert door.in_flight.caller == Caller(ORG, TOKEN.token_id, AGENT)
 
 
-async def test_authenticating_alone_is_as_fresh() -> None:
-    """A request without an agent reads the epoch too."""
+async def test_authentication_alone_reads_the_epoch() -> None:
+    """A request without an agent detects a change as quickly as any other."""
     door = Door()
     await door.warm()
     door.tokens.answer = InvalidTokenError()
@@ -229,8 +229,8 @@ async def test_authenticating_alone_is_as_fresh() -> None:
     assert (door.rate_limiter.counted, door.rate_limiter.asked) == ([], [ORG])
 
 
-async def test_a_recheck_of_a_moment_ago_costs_nothing() -> None:
-    """Most bodies are read at once: no round trip, no call."""
+async def test_a_recheck_soon_after_admission_makes_no_call() -> None:
+    """Most bodies are read at once, so they need no round trip and no call."""
     door = Door()
     await door.warm()
     admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
@@ -242,7 +242,7 @@ async def test_a_recheck_of_a_moment_ago_costs_nothing() -> None:
 
 
 async def test_a_recheck_reads_the_epoch_again_when_its_reading_is_old() -> None:
-    """After a slow body. The request is not counted again, and while pongs arrive there is no call."""
+    """This happens after a slow body. The request is not counted again, and while pongs arrive there is no call."""
     door = Door()
     await door.warm()
     admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
@@ -272,7 +272,7 @@ async def test_a_recheck_reads_the_epoch_again_when_its_reading_is_old() -> None
 async def test_a_recheck_a_minute_later_refuses_a_changed_caller(
     known_by: str, answers: dict[str, Any], error: type[IbexError]
 ) -> None:
-    """By the epoch, by the watch or by neither. A failed call is an outage, not a refusal."""
+    """The epoch, the watch or neither reports the change. A failed call is an outage, not a refusal."""
     door = Door()
     await door.warm()
     admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
@@ -290,7 +290,7 @@ async def test_a_recheck_a_minute_later_refuses_a_changed_caller(
 
 
 async def test_a_token_that_lost_its_permission_while_its_agent_was_looked_up_is_refused() -> None:
-    """The agent was suspended in the cache, so that both are validated before the count."""
+    """The agent is cached as suspended, so both entries are validated before the count."""
     door = Door()
     door.agents.answer = Agent(AGENT, ORG, AgentStatus.SUSPENDED)
     with pytest.raises(AgentSuspendedError):
@@ -304,7 +304,7 @@ async def test_a_token_that_lost_its_permission_while_its_agent_was_looked_up_is
 
 
 async def test_a_recheck_refuses_at_once_after_an_event() -> None:
-    """Also within the second in which the epoch is not read again."""
+    """It does so even within the second in which the epoch is not read again."""
     door = Door()
     await door.warm()
     admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
@@ -317,7 +317,7 @@ async def test_a_recheck_refuses_at_once_after_an_event() -> None:
 
 
 async def test_a_recheck_during_an_outage_is_served_stale_and_recorded_as_stale() -> None:
-    """The body took a minute. Auth's database went down in that time, and the epoch is unchanged."""
+    """During a slow body, auth's database became unavailable, and the epoch is unchanged."""
     door = Door()
     await door.warm()
     admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)

@@ -71,7 +71,7 @@ def calls(door: Door) -> int:
 async def test_an_absent_agent_is_looked_up_twice() -> None:
     """The refusal names no epoch, so the second request looks it up with its own reading of the epoch.
 
-    Later requests are refused by what it found; each costs the round trip that confirms it.
+    Later requests are refused with its result. Each makes the round trip that confirms the result.
     """
     door = Door()
     await door.warm()
@@ -87,7 +87,7 @@ async def test_an_absent_agent_is_looked_up_twice() -> None:
     assert len(door.rate_limiter.asked) == 3
 
 
-async def test_an_agent_that_was_created_is_admitted_after_its_event() -> None:
+async def test_a_new_agent_is_admitted_after_its_event() -> None:
     """The creation of an agent is a change like any other, so the next request looks it up again."""
     door = Door()
     await door.warm()
@@ -102,7 +102,7 @@ async def test_an_agent_that_was_created_is_admitted_after_its_event() -> None:
     assert door.in_flight.caller == Caller(ORG, TOKEN.token_id, OTHER_AGENT)
 
 
-async def test_an_agent_that_was_created_is_admitted_at_the_next_request() -> None:
+async def test_a_new_agent_is_admitted_at_the_next_request() -> None:
     """Its creation replaces the epoch that confirmed its absence."""
     door = Door()
     await door.warm()
@@ -117,7 +117,7 @@ async def test_an_agent_that_was_created_is_admitted_at_the_next_request() -> No
     assert door.in_flight.caller == Caller(ORG, TOKEN.token_id, OTHER_AGENT)
 
 
-async def test_an_agent_that_was_created_is_admitted_without_its_event_too() -> None:
+async def test_a_new_agent_is_admitted_without_its_event_too() -> None:
     """While the watch is disconnected, an absence stays valid no longer than any other entry."""
     door = Door()
     door.agents.answer = AgentNotAuthorizedError()
@@ -185,7 +185,7 @@ async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_when_it_is_un
 
 
 async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_after_its_event() -> None:
-    """At the next request, without a round trip."""
+    """The next request is refused, without a round trip."""
     for credentials in (FOREIGN_PATH, Credentials(TOKEN_TEXT, str(OTHER_AGENT)), WELL):
         door = await door_beyond_the_bound()
         for _ in range(3):
@@ -197,8 +197,8 @@ async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_after_its_eve
         assert isinstance(await refused(door, credentials), InvalidTokenError)
 
 
-async def test_beyond_the_bound_a_limit_that_was_raised_holds_when_the_token_is_unconfirmed() -> None:
-    """Then the token is fetched, and the limit with it."""
+async def test_beyond_the_bound_a_raised_limit_applies_once_the_token_is_unconfirmed() -> None:
+    """The token is fetched then, and the limit with it."""
     door = await door_beyond_the_bound()
     for _ in range(2):
         await door.admit(WELL, request_of(door))
@@ -212,7 +212,7 @@ async def test_beyond_the_bound_a_limit_that_was_raised_holds_when_the_token_is_
 
 
 async def test_beyond_the_bound_an_inactive_agent_is_refused_without_a_call() -> None:
-    """While the watch confirms it. An agent that was activated is admitted once it is unconfirmed."""
+    """This lasts while the watch confirms it. A reactivated agent is admitted once its entry is unconfirmed."""
     door = await door_beyond_the_bound(30)
     door.agents.answer = Agent(AGENT, ORG, AgentStatus.PAUSED)
     door.event(Kind.AGENTS)
@@ -227,7 +227,7 @@ async def test_beyond_the_bound_an_inactive_agent_is_refused_without_a_call() ->
     await door.admit(WELL, request_of(door))
 
 
-async def test_beyond_the_bound_a_caller_that_lists_models_is_known_without_a_call() -> None:
+async def test_beyond_the_bound_a_cached_caller_is_authenticated_for_the_model_list_without_a_call() -> None:
     """Without the permission it is refused."""
     door = await door_beyond_the_bound()
 
@@ -239,8 +239,8 @@ async def test_beyond_the_bound_a_caller_that_lists_models_is_known_without_a_ca
     assert calls(door) == 0
 
 
-async def test_a_request_that_is_refused_later_is_counted_too() -> None:
-    """Because of its body, for example; and only once."""
+async def test_a_refusal_after_admission_is_counted_once() -> None:
+    """An example is a refusal because of the body."""
     door = Door()
     door.tokens.answer = principal(rate_limit_rpm=1)
     await door.knock()

@@ -1,4 +1,4 @@
-"""Capacity: never exceeded, never used up by one organization, and free again after its release."""
+"""Capacity: its bound, the share of each organization, and its release."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ibex.domain.proxying.capacity import (
 A, B, C = (UUID(int=number) for number in (1, 2, 3))
 STEPS = st.lists(
     st.tuples(st.sampled_from([A, B, C]), st.integers(1, 40), st.booleans()), max_size=200
-)  # organization, amount, and whether it gives back something of what it holds instead
+)  # organization, amount, and whether it is released instead of taken
 
 
 def open_part(capacity: int) -> int:
@@ -37,10 +37,10 @@ def fill(share: FairShare, org_id: UUID, amount: int = 1) -> int:
 
 
 @given(st.integers(1, 400), STEPS)
-def test_every_sequence_of_takes_and_releases_keeps_the_rules(
+def test_every_sequence_of_takes_and_releases_follows_the_rules(
     capacity: int, steps: list[tuple[UUID, int, bool]]
 ) -> None:
-    """Each grant follows the rule, the sums are right, and an organization without an amount uses no memory."""
+    """Grants follow the rule, the sums are correct, and an organization without an amount uses no memory."""
     share = FairShare(capacity)
     held = {A: 0, B: 0, C: 0}
     for org_id, amount, gives_back in steps:
@@ -65,15 +65,15 @@ def test_every_sequence_of_takes_and_releases_keeps_the_rules(
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 4, 10, 100, 2_000, 2_001])
-def test_one_organization_alone(capacity: int) -> None:
-    """It gets three quarters, or all of a capacity that is too small for quarters."""
+def test_one_organization_alone_gets_three_quarters(capacity: int) -> None:
+    """It gets all of a capacity that is too small for quarters."""
     share = FairShare(capacity)
     assert fill(share, A) == open_part(capacity)
 
 
 @given(st.integers(4, 2_000), st.integers(4, 2_000))
-def test_a_second_organization_finds_room(capacity: int, first: int) -> None:
-    """Whatever the first one takes, a second gets a tenth of the capacity."""
+def test_a_second_organization_gets_a_tenth_of_the_capacity(capacity: int, first: int) -> None:
+    """The amount that the first one takes does not matter."""
     share = FairShare(capacity)
     for _ in range(first):
         share.take(A)
@@ -83,7 +83,7 @@ def test_a_second_organization_finds_room(capacity: int, first: int) -> None:
 
 
 def test_the_largest_amount_fits_into_the_reserved_quarter() -> None:
-    """A declared body does: the settings require that it is a quarter at most."""
+    """The settings require that a body is a quarter of the capacity at most."""
     share = FairShare(400)
     assert fill(share, A) == 300
     assert share.take(B, 100)
@@ -98,7 +98,7 @@ def of(capacity: Capacity, org_id: UUID) -> Reservation:
 
 
 def test_a_refusal_is_counted_and_has_a_retry_delay() -> None:
-    """Counted by limit. A refused request takes nothing from others."""
+    """Refusals are counted by limit. A refused request takes nothing from others."""
     capacity = Capacity(slots=4, body_bytes=100, max_authenticating=1)
     held = [of(capacity, A) for _ in range(3)]
     held[0].reserve_body(75)
@@ -118,8 +118,8 @@ def test_a_refusal_is_counted_and_has_a_retry_delay() -> None:
     of(capacity, B).reserve_body(25)
 
 
-def test_a_reservation_is_released_once() -> None:
-    """However often it is called. The body can be released before the slot."""
+def test_releasing_a_reservation_is_idempotent() -> None:
+    """The body can be released before the slot."""
     capacity = Capacity(slots=4, body_bytes=100, max_authenticating=1)
     one, other = of(capacity, A), of(capacity, A)
     one.reserve_body(10)
@@ -137,8 +137,8 @@ def test_a_reservation_is_released_once() -> None:
     assert (capacity.slots.in_use, capacity.body_bytes.in_use) == (0, 0)
 
 
-def test_a_refused_reservation_holds_nothing() -> None:
-    """Neither a slot nor the bytes that were refused."""
+def test_a_refused_reservation_uses_no_capacity() -> None:
+    """It has neither a slot nor the refused bytes."""
     capacity = Capacity(slots=1, body_bytes=100, max_authenticating=1)
     held = of(capacity, A)
     refused = Reservation(capacity)
@@ -151,8 +151,8 @@ def test_a_refused_reservation_holds_nothing() -> None:
     assert (capacity.slots.in_use, capacity.body_bytes.in_use) == (0, 0)
 
 
-def test_an_organization_reads_at_its_rate_beyond_the_burst() -> None:
-    """The first megabyte is free; then each takes a second. Another organization is not delayed."""
+def test_bodies_beyond_the_burst_are_delayed_to_the_rate() -> None:
+    """The first megabyte is not delayed; each further one takes a second. Another organization is not delayed."""
     pace = BodyRateLimit(bytes_per_s=1 << 20, burst_bytes=1 << 20)
 
     assert pace.delay_s(A, 1 << 20, 100.0) == 0
@@ -162,7 +162,7 @@ def test_an_organization_reads_at_its_rate_beyond_the_burst() -> None:
 
 
 def test_a_pause_restores_the_burst() -> None:
-    """A long pause restores at most the burst."""
+    """A long pause restores no more than the burst."""
     pace = BodyRateLimit(bytes_per_s=1 << 20, burst_bytes=1 << 20)
     pace.delay_s(A, 4 << 20, 100.0)
 
@@ -170,7 +170,7 @@ def test_a_pause_restores_the_burst() -> None:
     assert pace.delay_s(A, 1 << 20, 1_000.0) == pytest.approx(1.0)
 
 
-def test_the_memory_of_the_pace_is_bounded() -> None:
+def test_the_memory_of_the_body_rate_limit_is_bounded() -> None:
     """The bucket of an organization is removed once it is full again."""
     pace = BodyRateLimit()
     for number in range(5_000):

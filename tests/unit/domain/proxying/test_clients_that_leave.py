@@ -1,4 +1,4 @@
-"""Clients that leave at any moment: every suspension of a call is cancelled here, one by one and then in pairs."""
+"""Clients that disconnect at any moment: a call is cancelled at each of its suspensions, and at each pair of them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SCENES = {scene.__name__: scene for scene in (buffered, streamed, dying, refused
 
 @dataclass(slots=True)
 class Client:
-    """A client that behaves as an HTTP adapter must: whatever happens to it, it closes its stream."""
+    """A client that behaves like the HTTP adapter: it always closes its stream."""
 
     scene: ChatScene
     reply: ProxyResponse | None = None
@@ -78,7 +78,7 @@ class Client:
         try:
             self.reply = await self.scene.use_case()(call)
         finally:
-            assert self.scene.capacity.body_bytes.in_use == 0  # nothing needs the body any more
+            assert self.scene.capacity.body_bytes.in_use == 0  # the body is no longer needed
         if not isinstance(self.reply, StreamedResponse):
             return
         try:
@@ -130,8 +130,8 @@ def assert_the_record_is_true(client: Client, run: Run) -> None:
 
 @pytest.mark.parametrize("moment", Moment)
 @pytest.mark.parametrize("scene", SCENES)
-async def test_a_client_may_leave_at_every_suspension(scene: str, moment: Moment) -> None:
-    """At any point of a call: upstream is stopped, one exchange recorded, no task left, no error reported."""
+async def test_a_client_can_disconnect_at_every_suspension(scene: str, moment: Moment) -> None:
+    """Upstream is stopped, one exchange is recorded, no task is left, and no error is reported."""
     codes = set()
     for suspension in itertools.count(1):
         client, run = await cut_run(SCENES[scene], Cut(suspension, moment))
@@ -158,7 +158,7 @@ async def cuts_after(scene: Callable[[], ChatScene], first: int) -> int:
 
 
 @pytest.mark.parametrize("scene", SCENES)
-async def test_a_client_may_be_cancelled_twice(scene: str) -> None:
+async def test_a_client_can_be_cancelled_twice(scene: str) -> None:
     """A second cancellation, during the recording or the closing of upstream, only ends the wait."""
     for first in itertools.count(1):
         if not await cuts_after(SCENES[scene], first):
@@ -168,8 +168,8 @@ async def test_a_client_may_be_cancelled_twice(scene: str) -> None:
 
 
 @pytest.mark.parametrize("scene", [buffered, streamed])
-async def test_a_call_that_is_left_alone_is_complete(scene: Callable[[], ChatScene]) -> None:
-    """Without cancellation, the same calls succeed: the harness itself changes nothing."""
+async def test_a_call_without_a_cancellation_is_complete(scene: Callable[[], ChatScene]) -> None:
+    """The same calls succeed, so the test harness itself changes nothing."""
     client, run = await cut_run(scene)
 
     assert_nothing_is_left(client, run)
@@ -177,8 +177,8 @@ async def test_a_call_that_is_left_alone_is_complete(scene: Callable[[], ChatSce
     assert not run.was_cancelled
 
 
-async def test_a_complete_exchange_stays_complete_when_its_client_leaves() -> None:
-    """While [DONE] is being recorded the response is complete: a client that leaves then is not recorded (ADR 0005)."""
+async def test_a_complete_exchange_stays_complete_when_its_client_disconnects() -> None:
+    """The response is complete while [DONE] is being recorded, so a disconnect is not recorded then (ADR 0005)."""
     outcomes = []
     for suspension in itertools.count(1):
         client, run = await cut_run(streamed, Cut(suspension))

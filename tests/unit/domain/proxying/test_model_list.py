@@ -24,7 +24,7 @@ def provider_of(*listed: str, models: tuple[str, ...] = ("gpt-*", "o1"), name: s
 
 @dataclass(slots=True)
 class _Observer:
-    """A ``ModelListObserver`` that remembers what it was told."""
+    """A ``ModelListObserver`` that remembers its notifications."""
 
     told: list[tuple[str, type[RetryableError] | None]] = field(default_factory=list)
 
@@ -48,8 +48,8 @@ class Scene:
 
 
 @in_simulated_time
-async def test_the_providers_models_are_listed_if_they_are_routed() -> None:
-    """In its order, with its values; neither a fine-tuned model, of another tenant perhaps, nor a pattern."""
+async def test_routed_models_of_the_provider_are_listed() -> None:
+    """They have its order and its values. Patterns and fine-tuned models, perhaps of another tenant, are left out."""
     scene = Scene(provider_of("gpt-5", "whisper-1", "gpt-4o", "ft:gpt-4o:acme::x", "gpt-*", "o1", "o1-mini"))
 
     assert await scene.names() == ["gpt-5", "gpt-4o", "o1"]
@@ -57,8 +57,8 @@ async def test_the_providers_models_are_listed_if_they_are_routed() -> None:
 
 
 @in_simulated_time
-async def test_several_providers() -> None:
-    """Each model is listed by the provider that gets requests for it."""
+async def test_a_model_is_listed_by_the_provider_that_it_is_routed_to() -> None:
+    """Other providers that list the same name are ignored."""
     first = provider_of("gpt-4o", "mine", models=("gpt-*",), name="first")
     second = provider_of("gpt-4o", "mine", "x", models=("mine", "o[0-9]*"), name="second")
     scene = Scene(first, second)
@@ -70,8 +70,8 @@ async def test_several_providers() -> None:
 
 
 @in_simulated_time
-async def test_a_list_is_kept_for_five_minutes() -> None:
-    """Then it is asked for again."""
+async def test_a_list_is_cached_for_five_minutes() -> None:
+    """After that, the provider is called again."""
     provider = provider_of("gpt-4o")
     scene = Scene(provider)
     await scene.names()
@@ -88,7 +88,7 @@ async def test_a_list_is_kept_for_five_minutes() -> None:
 
 @in_simulated_time
 async def test_concurrent_requests_share_one_call() -> None:
-    """A request that leaves does not end it for the others."""
+    """A request that is cancelled does not cancel the call for the others."""
     provider = provider_of("gpt-4o")
     scene = Scene(provider)
     async with asyncio.TaskGroup() as group:
@@ -103,8 +103,8 @@ async def test_concurrent_requests_share_one_call() -> None:
 
 
 @pytest.mark.parametrize("error", [ProviderUnavailableError(), ProviderTimeoutError(), OverloadedError()])
-def test_a_provider_that_cannot_be_asked(error: RetryableError) -> None:
-    """Configured names are listed, and every routed model is described. The provider is left alone for a while."""
+def test_configured_names_are_listed_while_the_provider_fails(error: RetryableError) -> None:
+    """Every routed model can be described. The provider is called again after a delay."""
     provider = provider_of()
     provider.listed = error
 
@@ -126,7 +126,7 @@ def test_a_provider_that_cannot_be_asked(error: RetryableError) -> None:
 
 @in_simulated_time
 async def test_the_last_list_is_served_while_a_refresh_fails() -> None:
-    """However often."""
+    """The number of failures does not matter."""
     provider = provider_of("gpt-4o")
     scene = Scene(provider)
     await scene.names()
@@ -152,8 +152,8 @@ class _SilentProvider(ScriptedProvider):
 
 
 @in_simulated_time
-async def test_a_provider_that_does_not_answer_costs_two_seconds() -> None:
-    """Of the request that asks it, and of those that join. The call is given up."""
+async def test_the_call_to_a_silent_provider_times_out_after_two_seconds() -> None:
+    """The call is cancelled, and the next request does not wait."""
     provider = _SilentProvider(ProviderBody(b""), models=("gpt-*", "o1"))
     scene = Scene(provider)
     loop = asyncio.get_running_loop()
@@ -167,8 +167,8 @@ async def test_a_provider_that_does_not_answer_costs_two_seconds() -> None:
 
 
 @in_simulated_time
-async def test_a_bug_of_a_provider_is_not_hidden() -> None:
-    """The next request asks again."""
+async def test_an_unexpected_exception_of_a_provider_is_raised() -> None:
+    """The next request calls the provider again."""
     provider = provider_of()
     provider.listed = ZeroDivisionError()
     scene = Scene(provider)
@@ -180,8 +180,8 @@ async def test_a_bug_of_a_provider_is_not_hidden() -> None:
 
 
 @in_simulated_time
-async def test_names_that_no_client_could_send_are_left_out() -> None:
-    """Those too long, or with characters that are not for display. Of equal names the first counts."""
+async def test_names_that_no_client_can_send_are_ignored() -> None:
+    """They are empty, too long or not printable. The first of two equal names counts."""
     bad = ["", "x" * 257, "a\x00", "a\n", "a\x85", "a\u202e", "\ud800"]
     provider = provider_of(*bad, "x" * 256, models=("*",))
     provider.listed = [*provider.listed, ProviderModel("é"), ProviderModel("é", 1)]  # type: ignore[misc]
@@ -200,8 +200,8 @@ async def test_names_that_no_client_could_send_are_left_out() -> None:
         (ProviderModel("m", 1, "\ud800"), 1, "openai"),
     ],
 )
-def test_what_the_provider_leaves_out_is_filled_in(listed: ProviderModel, created: int, owned_by: str) -> None:
-    """With the time of the start and the provider's name."""
+def test_missing_or_invalid_values_of_a_model_get_defaults(listed: ProviderModel, created: int, owned_by: str) -> None:
+    """The defaults are the time of the start and the provider's name."""
 
     @in_simulated_time
     async def run() -> None:
@@ -213,16 +213,16 @@ def test_what_the_provider_leaves_out_is_filled_in(listed: ProviderModel, create
 
 
 @in_simulated_time
-async def test_a_list_that_is_too_long_is_cut() -> None:
-    """Whatever the provider returns."""
+async def test_a_list_that_is_too_long_is_truncated() -> None:
+    """The limit does not depend on the provider."""
     scene = Scene(provider_of(*(f"gpt-{number}" for number in range(MAX_MODELS + 1))))
 
     assert len(await scene.names()) == MAX_MODELS
 
 
 @in_simulated_time
-async def test_no_provider() -> None:
-    """Nothing is listed."""
+async def test_no_model_is_listed_without_a_provider() -> None:
+    """The list is empty."""
     scene = Scene()
     assert await scene.names() == []
     with pytest.raises(ProviderNotConfiguredError):

@@ -192,8 +192,8 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-async def test_a_refusal_stops_where_it_is_found(name: str) -> None:
-    """Each refusal has its error, and no later stage was reached: neither body nor directive nor provider."""
+async def test_a_refused_request_reaches_no_later_stage(name: str) -> None:
+    """Each refusal has its error. Later stages are the body, the directive and the provider."""
     row = REFUSALS[name]
     scene = scene_of()
     row.arrange(scene)
@@ -210,8 +210,8 @@ async def test_a_refusal_stops_where_it_is_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-async def test_a_refusal_is_on_record_as_far_as_the_caller_is_known(name: str) -> None:
-    """No record without an organization; with one, the exchange; once the provider was asked, a checkpoint too."""
+async def test_a_refusal_is_recorded_if_its_organization_is_known(name: str) -> None:
+    """A checkpoint is recorded too if the provider was called."""
     row = REFUSALS[name]
     scene = scene_of()
     row.arrange(scene)
@@ -228,7 +228,7 @@ async def test_a_refusal_is_on_record_as_far_as_the_caller_is_known(name: str) -
 
 
 async def test_a_caller_over_its_limit_is_refused_before_its_body_is_read() -> None:
-    """The request after the last allowed one is a 429 with a delay. The next minute is free."""
+    """The request after the last allowed one is a 429 with a delay. The next minute allows requests again."""
     scene = scene_of()
     scene.tokens.answer = principal(rate_limit_rpm=2)
     complete = scene.use_case()
@@ -251,7 +251,7 @@ async def test_a_caller_over_its_limit_is_refused_before_its_body_is_read() -> N
 
 
 async def test_refusals_beyond_the_limit_of_refusals_are_delayed() -> None:
-    """After they are recorded, so that their durations exclude the delay. Refusals within the limit are not delayed."""
+    """They are recorded first, so that their durations exclude the delay. Refusals within the limit are not delayed."""
     scene = scene_of()
     scene.refusals = RefusedRequests(default_rpm=2)
     scene.tokens.answer = principal(rate_limit_rpm=2)
@@ -299,8 +299,8 @@ async def test_all_wrong_headers_and_fields_are_reported_together() -> None:
     assert scene.exchange.session is None
 
 
-async def test_a_buffered_answer_is_the_providers_bytes() -> None:
-    """The body is returned as the same object, and is recorded by then."""
+async def test_a_buffered_response_consists_of_the_providers_bytes() -> None:
+    """The body is returned as the same object, after it has been recorded."""
     scene = scene_of()
 
     reply = await scene.use_case()(scene.call())
@@ -311,7 +311,7 @@ async def test_a_buffered_answer_is_the_providers_bytes() -> None:
     assert scene.journaled
 
 
-async def test_everything_about_a_buffered_answer_is_on_record() -> None:
+async def test_the_exchange_of_a_buffered_response_is_recorded_completely() -> None:
     """The exchange contains the caller, the session, the routing, the usage, the hashes and the durations."""
     scene = scene_of()
     scene.ends_session = True
@@ -335,8 +335,8 @@ async def test_everything_about_a_buffered_answer_is_on_record() -> None:
     assert exchange.emitter_seq == 1
 
 
-async def test_the_directive_is_the_first_thing_that_the_provider_reads() -> None:
-    """The provider gets the directive before the client's messages, whose bytes are unchanged."""
+async def test_the_directive_precedes_the_clients_messages() -> None:
+    """The bytes of the messages are unchanged."""
     scene = scene_of()
 
     await scene.use_case()(scene.call())
@@ -364,10 +364,10 @@ async def test_without_a_directive_the_body_is_unchanged() -> None:
 @pytest.mark.parametrize(
     ("reports_usage", "client_asked", "asked_upstream"), [(True, None, True), (True, False, True), (False, None, False)]
 )
-async def test_usage_is_asked_for_on_every_stream_of_a_provider_that_has_it(
+async def test_usage_is_requested_on_every_stream_of_a_provider_that_supports_it(
     *, reports_usage: bool, client_asked: bool | None, asked_upstream: bool
 ) -> None:
-    """Even if the client declines usage; but never of a provider that refuses the option."""
+    """It is requested even if the client declines usage, but never from a provider that refuses the option."""
     scene = ChatScene(ScriptedStream([]), chat_request(stream=True, include_usage=client_asked))
     scene.provider.dialect = Dialect(asks_for_usage=reports_usage)
 
@@ -393,8 +393,8 @@ async def test_a_directive_is_merged_for_a_provider_that_accepts_one_instruction
     assert message == {"role": "system", "content": f"{DIRECTIVE_TEXT}\n\nBe kind."}
 
 
-async def test_a_request_without_a_session_gets_one() -> None:
-    """The generated handle is a UUID, which the response contains, and each request has a new one."""
+async def test_a_request_without_a_session_gets_a_new_session() -> None:
+    """The generated handle is a UUID, and the response contains it."""
     scene = scene_of()
     scene.session_handle = None
     complete = scene.use_case()
@@ -407,7 +407,7 @@ async def test_a_request_without_a_session_gets_one() -> None:
 
 
 async def test_a_bound_token_needs_no_agent_header() -> None:
-    """The agent that a token is bound to is the default."""
+    """The default agent is the one that the token is bound to."""
     scene = scene_of()
     scene.tokens.answer = principal(agent_id=AGENT)
     scene.credentials = Credentials(TOKEN_TEXT)
@@ -416,7 +416,7 @@ async def test_a_bound_token_needs_no_agent_header() -> None:
     assert scene.exchange.caller == WITH_AGENT
 
 
-async def test_a_response_in_which_the_provider_reports_a_failure_is_a_failure() -> None:
+async def test_a_response_with_the_finish_reason_error_is_recorded_as_a_failure() -> None:
     """The client gets it unchanged."""
     body = BODY.replace(b'"stop"', b'"error"')
     scene = scene_of(ProviderBody(body))
@@ -434,8 +434,8 @@ async def test_a_response_in_which_the_provider_reports_a_failure_is_a_failure()
     "body",
     [b"", b"<html>busy</html>", b"[]", b'{"error": {"message": "secret words", "type": "server_error"}}', b"\xff"],
 )
-async def test_a_200_that_is_no_completion_is_a_failure_of_the_provider(body: bytes) -> None:
-    """It becomes PROVIDER_UNAVAILABLE, with the request id and the attempts, and without its text."""
+async def test_a_200_without_a_completion_is_a_failure_of_the_provider(body: bytes) -> None:
+    """The error is PROVIDER_UNAVAILABLE. The request id and the attempts are recorded, and its text is not."""
     scene = scene_of(ProviderBody(body, attempts=3, provider_request_id="req_7"))
 
     reply = await scene.use_case()(scene.call())
@@ -448,8 +448,8 @@ async def test_a_200_that_is_no_completion_is_a_failure_of_the_provider(body: by
 
 
 @pytest.mark.parametrize(("attempts", "reached"), [(0, False), (2, True)])
-async def test_without_a_connection_the_provider_counts_as_not_reached(attempts: int, *, reached: bool) -> None:
-    """Unless an earlier attempt had. The turn is recorded only if the provider may have received the request."""
+async def test_a_provider_without_a_connection_counts_as_not_reached(attempts: int, *, reached: bool) -> None:
+    """An earlier attempt changes that, because the provider may have received the request."""
     scene = scene_of(OverloadedError(retry_after_s=1, attempts=attempts))
 
     reply = await scene.use_case()(scene.call())
@@ -480,8 +480,8 @@ async def test_the_provider_gets_the_trace_of_the_request() -> None:
     assert f"{provider_span_id(scene.exchange.id):016x}" == scene.exchange.id.hex[16:]
 
 
-async def test_a_bug_is_raised_and_on_record_as_one() -> None:
-    """An unexpected exception is raised unchanged. The exchange records INTERNAL_ERROR."""
+async def test_an_unexpected_exception_is_raised_and_recorded_as_an_internal_error() -> None:
+    """The exception is raised unchanged."""
     scene = scene_of()
     scene.directives.answer = RuntimeError("a bug")
 
@@ -492,7 +492,7 @@ async def test_a_bug_is_raised_and_on_record_as_one() -> None:
     assert scene.exchange.error_code is ErrorCode.INTERNAL_ERROR
 
 
-async def test_a_journal_that_is_down_does_not_touch_the_answer() -> None:
+async def test_an_unavailable_journal_does_not_affect_the_response() -> None:
     """The client gets its response. Observers are notified that the exchange was not journaled."""
     scene = scene_of()
     scene.journal.failure = DISK_FULL
@@ -504,8 +504,8 @@ async def test_a_journal_that_is_down_does_not_touch_the_answer() -> None:
     assert scene.exchange.is_complete
 
 
-async def test_stages_are_timed_apart() -> None:
-    """A stage contains only its own time, and the provider's time is not the proxy's."""
+async def test_stages_are_timed_separately() -> None:
+    """A stage contains only its own time, and the provider's time does not count as the proxy's."""
     scene = scene_of()
     scene.tokens.on_asked = partial(scene.clock.advance, timedelta(milliseconds=1))
     scene.agents.on_asked = partial(scene.clock.advance, timedelta(milliseconds=2))
@@ -528,7 +528,7 @@ async def test_stages_are_timed_apart() -> None:
     assert scene.exchange.completed_at - scene.exchange.requested_at == timedelta(milliseconds=115)
 
 
-async def test_a_clock_that_is_set_back_makes_no_negative_span() -> None:
+async def test_a_clock_that_is_set_back_causes_no_negative_duration() -> None:
     """An exchange never ends before it began, whatever the wall clock returns."""
     scene = scene_of()
     scene.provider.on_asked = partial(scene.clock.set, scene.clock.now() - timedelta(hours=1))
@@ -538,8 +538,8 @@ async def test_a_clock_that_is_set_back_makes_no_negative_span() -> None:
     assert scene.exchange.completed_at == scene.exchange.requested_at
 
 
-async def test_nothing_that_a_call_holds_is_shown_in_a_repr() -> None:
-    """Neither token nor text is in the repr of a request, its response or its exchange in flight."""
+async def test_the_reprs_of_a_call_contain_no_token_or_text() -> None:
+    """This includes the request, its response and its in-flight exchange."""
     scene = scene_of()
     call = scene.call()
 

@@ -20,7 +20,7 @@ def scene_of() -> ChatScene:
 
 
 async def test_an_organization_without_a_free_slot_is_refused() -> None:
-    """Before its body is read, and without effect on others. The request is counted, and the refusal recorded."""
+    """Its body is not read. The request is counted, and the refusal is recorded."""
     scene = scene_of()
     scene.capacity = Capacity(slots=4, body_bytes=1 << 20, max_authenticating=1)
     others = [Reservation(scene.capacity) for _ in range(3)]
@@ -44,8 +44,8 @@ async def test_an_organization_without_a_free_slot_is_refused() -> None:
     assert isinstance(await scene.use_case()(scene.call()), BufferedResponse)
 
 
-async def test_another_organization_finds_a_slot_meanwhile() -> None:
-    """In the reserved quarter."""
+async def test_another_organization_still_gets_a_slot() -> None:
+    """A quarter of the slots is reserved."""
     scene = scene_of()
     scene.capacity = Capacity(slots=4, body_bytes=1 << 20, max_authenticating=1)
     for _ in range(3):
@@ -54,8 +54,8 @@ async def test_another_organization_finds_a_slot_meanwhile() -> None:
     assert isinstance(await scene.use_case()(scene.call()), BufferedResponse)
 
 
-async def test_too_many_requests_in_authentication() -> None:
-    """One more is refused before any lookup. Its organization is unknown, so it is not recorded."""
+async def test_a_request_beyond_the_authentication_limit_is_refused() -> None:
+    """It is refused before any lookup. Its organization is unknown, so it is not recorded."""
     scene = scene_of()
     scene.capacity = Capacity(slots=4, body_bytes=1 << 20, max_authenticating=1)
     scene.capacity.begin_authentication()
@@ -75,7 +75,7 @@ async def test_too_many_requests_in_authentication() -> None:
 
 @pytest.mark.parametrize("streams", [False, True])
 async def test_a_body_is_released_when_the_provider_has_answered(*, streams: bool) -> None:
-    """Not earlier, since the request may be retried. The slot is held until the response is written."""
+    """It is kept until then, because the request may be retried. The slot is held until the response is written."""
     stream = ScriptedStream([])
     scene = ChatScene(stream, chat_request(stream=True)) if streams else scene_of()
     held: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Token, agent and directive are validated again before the provider is asked (ADR 0045)."""
+"""Token, agent and directive are validated again before the provider is called (ADR 0045)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Scene(ChatScene):
         return scene
 
     async def refused(self) -> RefusedResponse:
-        """Make the call, which must be refused, and recorded, before the provider is asked."""
+        """Make the call, which must be refused and recorded before the provider is called."""
         reply = await self.complete(self.call())
         assert isinstance(reply, RefusedResponse)
         assert self.provider.asked == []
@@ -95,10 +95,10 @@ def replace_the_epoch(scene: Scene) -> None:
     ],
 )
 @pytest.mark.parametrize(("change", "error"), [("token", InvalidTokenError), ("agent", AgentSuspendedError)])
-async def test_a_revocation_during_the_body_is_refused_before_the_provider_is_asked(
+async def test_a_revocation_during_the_body_is_refused_before_the_provider_is_called(
     tell: Callable[[Scene], None], body_takes: timedelta, change: str, error: type[Exception]
 ) -> None:
-    """Of a token or an agent, however the worker finds out."""
+    """It can be that of a token or an agent, and the worker can learn of it in any way."""
     scene = await Scene.warm()
 
     def meanwhile() -> None:
@@ -116,7 +116,7 @@ async def test_a_revocation_during_the_body_is_refused_before_the_provider_is_as
     assert scene.directives.asked == []
 
 
-async def test_a_body_of_a_minute_is_answered_where_nothing_changed() -> None:
+async def test_a_request_with_a_slow_body_succeeds_if_nothing_changed() -> None:
     """Token and agent are fetched once more, and the request is counted once."""
     scene = await Scene.warm()
     counted = len(scene.rate_limiter.counted)
@@ -128,7 +128,7 @@ async def test_a_body_of_a_minute_is_answered_where_nothing_changed() -> None:
     assert (len(scene.rate_limiter.counted) - counted, scene.rate_limiter.asked) == (1, [ORG])
 
 
-async def test_a_quick_body_costs_no_second_round_trip() -> None:
+async def test_a_quick_body_causes_no_second_round_trip() -> None:
     """No epoch is read and nothing is fetched a second time."""
     scene = await Scene.warm()
 
@@ -170,7 +170,7 @@ async def test_a_directive_that_an_event_changes_during_the_body_is_looked_up_ag
 
 
 async def test_a_revocation_during_the_lookup_of_the_directive_is_refused() -> None:
-    """The lookup can be slow as well: the last check follows it."""
+    """The lookup can be slow as well, so the last check follows it."""
     scene = Scene()  # nothing is cached: the directive is fetched
 
     def meanwhile() -> None:
@@ -185,8 +185,8 @@ async def test_a_revocation_during_the_lookup_of_the_directive_is_refused() -> N
 
 
 @pytest.mark.parametrize("silent", [True, False])
-async def test_an_outage_during_the_body_is_never_a_401(*, silent: bool) -> None:
-    """Without auth: 503. If auth reports that its database is down, the request is served and recorded as stale."""
+async def test_an_outage_during_the_body_never_causes_a_401(*, silent: bool) -> None:
+    """Without auth the response is 503. If only auth's database is down, the request is served stale."""
     scene = await Scene.warm()
 
     def meanwhile() -> None:
@@ -202,8 +202,8 @@ async def test_an_outage_during_the_body_is_never_a_401(*, silent: bool) -> None
     assert reply.in_flight.auth_stale
 
 
-async def test_the_next_request_is_answered_after_a_refusal_in_between() -> None:
-    """The agent was suspended and is active again. The refusal has no lasting effect."""
+async def test_a_refusal_does_not_affect_the_next_request() -> None:
+    """The agent was suspended and is active again."""
     scene = await Scene.warm()
 
     def meanwhile() -> None:

@@ -63,8 +63,8 @@ def refuse(refused: RefusedRequests, clock: ManualClock, org_id: UUID = ORG, lim
         if isinstance(k, type) and issubclass(k, IbexError) and k is not IbexError
     ],
 )
-def test_which_errors_are_refusals(kind: type[IbexError]) -> None:
-    """Errors of the client or its organization that the proxy decides; no outage, no bug, no error of the provider."""
+def test_errors_of_the_client_or_its_organization_are_refusals(kind: type[IbexError]) -> None:
+    """Outages, bugs and errors of the provider are not."""
     if kind is ValidationError:
         error: IbexError = ValidationError(())
     elif kind is ProviderRefusedError:
@@ -75,7 +75,7 @@ def test_which_errors_are_refusals(kind: type[IbexError]) -> None:
     assert is_refusal(error) == (kind.code not in NOT_COUNTED and not issubclass(kind, ProviderError))
 
 
-def test_an_organization_has_as_many_refusals_as_its_limit() -> None:
+def test_the_refusals_of_an_organization_are_limited_by_its_rate_limit() -> None:
     """Further ones are excess until the minute ends. Another organization has its own limit."""
     clock, refused = ManualClock(), RefusedRequests(default_rpm=600)
 
@@ -89,15 +89,15 @@ def test_an_organization_has_as_many_refusals_as_its_limit() -> None:
 
 
 @pytest.mark.parametrize(("default_rpm", "bound"), [(2, 2), (0, DEFAULT_WHEN_UNLIMITED)])
-def test_an_unlimited_organization_has_the_defaults_refusals(default_rpm: int, bound: int) -> None:
-    """And 600 per minute if the default is unlimited too: refusals are always bounded."""
+def test_the_refusals_of_an_unlimited_organization_have_the_default_limit(default_rpm: int, bound: int) -> None:
+    """If the default is unlimited too, the limit is 600 per minute: refusals are always bounded."""
     clock, refused = ManualClock(), RefusedRequests(default_rpm=default_rpm)
 
     assert [refuse(refused, clock, limit=0) for _ in range(bound + 1)] == [False] * bound + [True]
 
 
-def test_a_refusal_counts_once_however_often_it_is_noted() -> None:
-    """Admission notes it, and so does the use case around it."""
+def test_a_refusal_that_is_noted_repeatedly_counts_once() -> None:
+    """Admission notes it, and so does the use case that calls admission."""
     clock, refused = ManualClock(), RefusedRequests(default_rpm=600)
     in_flight = notes_of(clock, limit=1)
     for _ in range(3):
@@ -109,8 +109,8 @@ def test_a_refusal_counts_once_however_often_it_is_noted() -> None:
 @pytest.mark.parametrize(
     "error", [InvalidTokenError(), InternalError(), ServiceDegradedError(), ProviderRateLimitedError()]
 )
-def test_other_errors_do_not_count(error: IbexError) -> None:
-    """Nor does the refusal of a request whose organization is unknown."""
+def test_other_errors_do_not_count_as_refusals(error: IbexError) -> None:
+    """The refusal of a request whose organization is unknown does not count either."""
     clock, refused = ManualClock(), RefusedRequests(default_rpm=600)
     in_flight = notes_of(clock, limit=1)
     refused.note(in_flight, error)
@@ -120,8 +120,8 @@ def test_other_errors_do_not_count(error: IbexError) -> None:
     assert (in_flight.is_excess_refusal, stranger.is_excess_refusal, refused.beyond) == (None, None, {})
 
 
-def test_the_count_over_the_limit_is_kept_while_it_holds() -> None:
-    """Only beyond the bound, in the same minute, and while the last count exceeds the limit."""
+def test_a_count_over_the_limit_is_remembered_only_within_its_minute() -> None:
+    """It is remembered only beyond the bound of refusals, and while the last count exceeds the limit."""
     clock, refused = ManualClock(), RefusedRequests(default_rpm=600)
     refused.requests_counted(ORG, clock.now(), 9, allowed=False)
     assert refused.requests_over_limit(ORG, clock.now()) == 0
@@ -137,13 +137,13 @@ def test_the_count_over_the_limit_is_kept_while_it_holds() -> None:
     assert refused.requests_over_limit(ORG, clock.now()) == 0
 
 
-def test_overload_of_an_organization_is_a_refusal() -> None:
-    """A flood beyond its slots leaves as few rows as one beyond its limit."""
+def test_an_overloaded_error_is_a_refusal() -> None:
+    """A flood beyond an organization's slots leaves as few rows as one beyond its rate limit."""
     assert is_refusal(OverloadedError(retry_after_s=1))
 
 
-def test_the_rest_of_a_minute_is_at_least_a_second() -> None:
-    """At its beginning it is the whole minute."""
+def test_the_delay_until_the_next_minute_is_at_least_a_second() -> None:
+    """At the beginning of a minute it is the whole minute."""
     clock = ManualClock()
     begin = clock.now().replace(second=0, microsecond=0)
     assert seconds_left(begin) == 60

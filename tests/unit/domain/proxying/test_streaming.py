@@ -51,7 +51,7 @@ async def received(scene: ChatScene) -> tuple[list[bytes], IbexError | None]:
     chunks = []
     try:
         async for chunk in stream:
-            chunks.append(chunk)  # noqa: PERF401 - what came before an error counts too
+            chunks.append(chunk)  # noqa: PERF401 - chunks before an error count too
     except IbexError as error:
         return chunks, error
     finally:
@@ -64,8 +64,8 @@ def raw(*events: StreamEvent) -> bytes:
     return b"".join(e.raw for e in events)
 
 
-async def test_events_are_forwarded_as_they_came_read_by_read() -> None:
-    """Each read becomes one chunk of exactly the provider's bytes, including comments and text that is no event."""
+async def test_events_are_forwarded_unchanged_with_one_chunk_for_each_read() -> None:
+    """The chunks include comments and text that is no event."""
     garbage = StreamEvent(b"data: {nonsense\r\n\r\n", b"{nonsense")
     scene = scene_of([ROLE, HEL], [COMMENT], [garbage], [LO, STOP], [DONE])
 
@@ -75,7 +75,7 @@ async def test_events_are_forwarded_as_they_came_read_by_read() -> None:
     assert error is None
 
 
-async def test_everything_about_a_stream_is_on_record() -> None:
+async def test_the_exchange_of_a_stream_is_recorded_completely() -> None:
     """A stream's exchange contains usage, hash, finish reason, attempts and the provider's request id."""
     scene = scene_of([ROLE, HEL], [LO, STOP], [USAGE, DONE])
 
@@ -93,10 +93,10 @@ async def test_everything_about_a_stream_is_on_record() -> None:
 
 
 @pytest.mark.parametrize(("include_usage", "hidden"), [(None, True), (False, True), (True, False)])
-async def test_the_usage_event_is_hidden_unless_the_client_asked_for_it(
+async def test_the_usage_event_is_hidden_unless_the_client_requested_it(
     *, include_usage: bool | None, hidden: bool
 ) -> None:
-    """The final usage chunk reaches only a client that asked for it. It is recorded in any case."""
+    """The final usage chunk reaches only a client that requested it. It is always recorded."""
     scene = scene_of([HEL, STOP], [USAGE], [DONE], include_usage=include_usage)
 
     chunks, _ = await received(scene)
@@ -106,8 +106,8 @@ async def test_the_usage_event_is_hidden_unless_the_client_asked_for_it(
     assert scene.exchange.summary.usage.total_tokens == 7
 
 
-async def test_a_provider_that_was_not_asked_for_usage_has_nothing_hidden() -> None:
-    """If the option is off, a usage chunk is the provider's own and is forwarded."""
+async def test_no_usage_event_is_hidden_if_usage_was_not_requested() -> None:
+    """With the option off, a usage chunk is the provider's own and is forwarded."""
     scene = scene_of([HEL, STOP, USAGE, DONE])
     scene.provider.dialect = Dialect(asks_for_usage=False)
 
@@ -116,8 +116,8 @@ async def test_a_provider_that_was_not_asked_for_usage_has_nothing_hidden() -> N
     assert chunks == [raw(HEL, STOP, USAGE, DONE)]
 
 
-async def test_a_lenient_end_is_that_of_the_provider() -> None:
-    """A stream of text that just ends is complete for a provider of that dialect, and a failure for others."""
+async def test_a_lenient_end_is_accepted_only_from_a_provider_of_that_dialect() -> None:
+    """A stream of text that just ends is a failure of any other provider."""
     scene = scene_of([ROLE, HEL], [LO])
     scene.provider.dialect = Dialect(has_lenient_end=True)
 
@@ -130,8 +130,8 @@ async def test_a_lenient_end_is_that_of_the_provider() -> None:
     assert not strict.exchange.is_complete
 
 
-async def test_an_event_that_is_named_an_error_is_a_failure() -> None:
-    """The client gets it unchanged and no second error. It is recorded as a failure."""
+async def test_an_event_of_type_error_is_recorded_as_a_failure() -> None:
+    """The client gets it unchanged, and no second error."""
     failed = StreamEvent(b"event: error\ndata: overloaded\n\n", b"overloaded", b"error")
     scene = scene_of([HEL], [failed], [DONE])
 
@@ -150,8 +150,8 @@ async def test_an_event_with_usage_and_a_choice_is_never_hidden() -> None:
     assert scene.exchange.summary.usage.total_tokens == 3
 
 
-async def test_done_is_sent_only_when_the_exchange_is_in_the_journal() -> None:
-    """Up to the chunk before [DONE] nothing is recorded. When the client has [DONE], the exchange is."""
+async def test_done_is_sent_after_the_exchange_is_in_the_journal() -> None:
+    """The exchange is not recorded yet when the client gets the chunk before [DONE]."""
     scene = scene_of([HEL, STOP], [DONE])
     stream = await started(scene)
 
@@ -175,8 +175,8 @@ async def test_nothing_is_forwarded_after_done() -> None:
     assert (upstream.given, upstream.closed) == (1, 1)
 
 
-async def test_a_clean_end_after_a_finish_reason_is_a_good_one() -> None:
-    """A server that never sends [DONE] has completed the response all the same (ADR 0006)."""
+async def test_a_clean_end_after_a_finish_reason_is_complete() -> None:
+    """A server that never sends [DONE] has completed the response nevertheless (ADR 0006)."""
     scene = scene_of([HEL, LO], [STOP])
 
     chunks, error = await received(scene)
@@ -188,7 +188,7 @@ async def test_a_clean_end_after_a_finish_reason_is_a_good_one() -> None:
 
 @pytest.mark.parametrize("reads", [([HEL, LO],), ([COMMENT],), ()])
 async def test_an_end_without_a_finish_reason_is_a_failure(reads: tuple[Sequence[StreamEvent], ...]) -> None:
-    """The received events are delivered, then the error. Attempts and request id, from the headers, are recorded."""
+    """The client gets the received events, then the error. Attempts and request id of the headers are recorded."""
     scene = scene_of(*reads)
 
     chunks, error = await received(scene)
@@ -221,7 +221,7 @@ async def test_a_broken_stream_delivers_its_events_before_the_error(failure: Ibe
 
 
 @pytest.mark.parametrize("ending", [[DONE], [], ProviderUnavailableError()])
-async def test_an_error_in_band_is_forwarded_and_a_failure(
+async def test_an_error_event_is_forwarded_and_recorded_as_a_failure(
     ending: Sequence[StreamEvent] | Exception,
 ) -> None:
     """The client gets only the provider's own error event, however the stream ends after it."""
@@ -235,8 +235,8 @@ async def test_an_error_in_band_is_forwarded_and_a_failure(
     assert scene.exchange.error_code is ErrorCode.PROVIDER_UNAVAILABLE
 
 
-async def test_a_failure_after_a_finish_reason_is_a_failure() -> None:
-    """A broken connection leaves no complete response, even after a finish reason."""
+async def test_a_broken_connection_after_a_finish_reason_is_a_failure() -> None:
+    """The response is not complete."""
     scene = scene_of([HEL, STOP], ProviderUnavailableError())
 
     _, error = await received(scene)
@@ -245,8 +245,8 @@ async def test_a_failure_after_a_finish_reason_is_a_failure() -> None:
     assert not scene.exchange.is_complete
 
 
-async def test_a_bug_of_the_adapter_is_raised_and_on_record_as_one() -> None:
-    """An exception that the port does not declare is raised unchanged. The exchange records INTERNAL_ERROR."""
+async def test_an_unexpected_exception_of_the_adapter_is_raised_and_recorded_as_an_internal_error() -> None:
+    """The exception is raised unchanged."""
     scene = scene_of([HEL], RuntimeError("a bug"))
     stream = await started(scene)
 
@@ -258,7 +258,7 @@ async def test_a_bug_of_the_adapter_is_raised_and_on_record_as_one() -> None:
     assert scene.exchange.error_code is ErrorCode.INTERNAL_ERROR
 
 
-async def test_a_client_that_closes_midway_is_recorded() -> None:
+async def test_a_stream_that_the_client_closes_early_is_recorded() -> None:
     """Closing early stops the provider, and records the received events with status 499."""
     scene = scene_of([HEL, LO], [STOP], [DONE])
     stream = await started(scene)
@@ -275,8 +275,8 @@ async def test_a_client_that_closes_midway_is_recorded() -> None:
     assert not scene.exchange.is_complete
 
 
-async def test_closing_twice_closes_once() -> None:
-    """A second aclose() has no effect; neither has further iteration."""
+async def test_closing_a_stream_is_idempotent() -> None:
+    """A second aclose() has no effect, and neither has further iteration."""
     scene = scene_of([HEL], [DONE])
     stream = await started(scene)
 
@@ -290,8 +290,8 @@ async def test_closing_twice_closes_once() -> None:
     assert [chunk async for chunk in stream] == []
 
 
-async def test_a_provider_that_cannot_be_closed_leaves_the_exchange_on_record() -> None:
-    """An exception from closing upstream is reported, and the turn of the client that left is recorded."""
+async def test_an_exception_from_closing_upstream_does_not_prevent_the_recording() -> None:
+    """The exception is reported, and the turn of the disconnected client is recorded."""
     scene = scene_of([HEL], [DONE])
     stream = await started(scene)
     upstream = scene.provider.answer
@@ -306,7 +306,7 @@ async def test_a_provider_that_cannot_be_closed_leaves_the_exchange_on_record() 
     assert [report["exception"] for report in reports] == [upstream.close_failure]
 
 
-async def test_a_journal_that_is_down_does_not_touch_the_stream() -> None:
+async def test_an_unavailable_journal_does_not_affect_the_stream() -> None:
     """The client gets the whole stream and [DONE]. Observers are notified that the exchange was not journaled."""
     scene = scene_of([HEL, STOP], [DONE])
     scene.journal.failure = DISK_FULL
@@ -335,7 +335,7 @@ async def test_draining_waits_for_a_stream_that_is_being_closed() -> None:
     assert scene.journaled
 
 
-async def test_the_first_byte_and_the_last_are_timed() -> None:
+async def test_the_first_and_the_last_byte_are_timed() -> None:
     """Time to first byte ends with the first read. Overhead excludes the whole time of the provider's stream."""
     scene = scene_of([HEL], [STOP, DONE])
     scene.provider.on_asked = partial(scene.clock.advance, timedelta(milliseconds=250))

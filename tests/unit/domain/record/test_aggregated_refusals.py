@@ -21,8 +21,8 @@ def refusal(**changes: Any) -> Exchange:
     return a_refusal(**{"caller": CALLER, "error_code": ErrorCode.VALIDATION_ERROR, **changes})
 
 
-def test_one_stands_for_all_of_an_organization_and_code() -> None:
-    """Their number is ``repeated``. The aggregates are empty afterwards."""
+def test_refusals_of_the_same_organization_and_code_are_aggregated() -> None:
+    """Their number is ``repeated``. Taking the aggregates empties them."""
     together = AggregatedRefusals()
     other = Caller(OTHER_ORG, TOKEN.token_id)
     for exchange in [refusal()] * 3 + [refusal(error_code=ErrorCode.RATE_LIMITED)] * 2 + [refusal(caller=other)]:
@@ -38,8 +38,8 @@ def test_one_stands_for_all_of_an_organization_and_code() -> None:
     assert together.take() == []
 
 
-def test_it_is_the_first_one_without_the_fields_of_one_request() -> None:
-    """It spans all of them, and names the agent only if all have the same."""
+def test_an_aggregate_is_the_first_refusal_without_the_fields_of_a_single_request() -> None:
+    """It spans the time of all refusals, and names the agent only if all have the same."""
     together = AggregatedRefusals()
     first = replace(an_exchange(), error_code=ErrorCode.VALIDATION_ERROR, reached_provider=False, caller=CALLER)
     later = replace(first, id=UUID(int=99), completed_at=first.completed_at + timedelta(milliseconds=900))
@@ -58,7 +58,7 @@ def test_it_is_the_first_one_without_the_fields_of_one_request() -> None:
     assert mixed.caller == replace(CALLER, agent_id=None)
 
 
-def test_it_names_a_token_only_where_it_is_that_of_all() -> None:
+def test_an_aggregate_names_a_token_only_if_all_refusals_have_it() -> None:
     """Otherwise the record would blame one token for the requests of others."""
     together = AggregatedRefusals()
     own = replace(CALLER, user_id=UUID(int=8))

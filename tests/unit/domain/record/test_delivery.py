@@ -112,8 +112,8 @@ class Belt:
         await self.wake.wait()
 
 
-async def test_checkpoints_go_to_the_store_in_order() -> None:
-    """A batch is stored, then acknowledged. Then there is no further batch."""
+async def test_checkpoints_are_stored_in_order() -> None:
+    """A batch is stored, then acknowledged. After that, there is no further batch."""
     belt = Belt()
     exchanges = await belt.fill(3)
     delivery = belt.delivery()
@@ -124,8 +124,8 @@ async def test_checkpoints_go_to_the_store_in_order() -> None:
     assert await delivery.deliver_next() is None
 
 
-async def test_traces_go_with_their_batchs_token() -> None:
-    """With the token, a repeated batch is stored once."""
+async def test_traces_are_sent_with_the_token_of_their_batch() -> None:
+    """The token lets the sink store a repeated batch once."""
     belt = Belt()
     exchanges = await belt.fill(2)
     batch = await belt.journal.next_batch(Sink.TRACES, BATCH_ROWS)
@@ -135,8 +135,8 @@ async def test_traces_go_with_their_batchs_token() -> None:
     assert belt.sink.traces == [([trace_of(exchange) for exchange in exchanges], batch.token)]
 
 
-async def test_each_sink_goes_at_its_own_pace() -> None:
-    """An exchange that one sink has is still there for the other."""
+async def test_each_sink_has_its_own_position() -> None:
+    """An exchange that one sink has stored is still delivered to the other."""
     belt = Belt()
     await belt.fill(2)
 
@@ -148,8 +148,8 @@ async def test_each_sink_goes_at_its_own_pace() -> None:
 
 
 @pytest.mark.parametrize(("sink", "caller_known"), [(Sink.CHECKPOINTS, True), (Sink.TRACES, False)])
-async def test_a_batch_without_rows_is_acknowledged_unsent(sink: Sink, *, caller_known: bool) -> None:
-    """Refusals have no checkpoint, and exchanges without an organization no trace: there is no empty insert."""
+async def test_a_batch_without_rows_is_acknowledged_without_a_call(sink: Sink, *, caller_known: bool) -> None:
+    """Refusals have no checkpoint, and exchanges without an organization have no trace."""
     belt = Belt()
     await belt.journal.append(a_refusal() if caller_known else a_refusal(caller=None))
 
@@ -159,8 +159,8 @@ async def test_a_batch_without_rows_is_acknowledged_unsent(sink: Sink, *, caller
 
 
 @pytest.mark.parametrize("sink", list(Sink))
-async def test_a_large_batch_lets_others_run_while_its_rows_are_made(sink: Sink) -> None:
-    """A thousand rows take some milliseconds. Other tasks run in between."""
+async def test_other_tasks_run_while_the_rows_of_a_large_batch_are_built(sink: Sink) -> None:
+    """Building a thousand rows takes some milliseconds."""
     belt = Belt()
     await belt.fill(BATCH_ROWS)
     turns = 0
@@ -178,7 +178,7 @@ async def test_a_large_batch_lets_others_run_while_its_rows_are_made(sink: Sink)
     assert belt.journal.depth(sink) == 0
 
 
-async def test_refusals_among_turns_are_left_out() -> None:
+async def test_refusals_in_a_batch_are_not_sent_as_checkpoints() -> None:
     """Only exchanges with a row are sent; all are acknowledged."""
     belt = Belt()
     (first,) = await belt.fill(1)
@@ -191,8 +191,8 @@ async def test_refusals_among_turns_are_left_out() -> None:
     assert belt.journal.depth(Sink.CHECKPOINTS) == 0
 
 
-async def test_a_batch_that_failed_comes_again_the_same() -> None:
-    """Same members, same token, also if more exchanges have been appended since: both sinks rely on it."""
+async def test_a_failed_batch_is_retried_unchanged() -> None:
+    """It has the same members and the same token, even after more exchanges were appended. Both sinks rely on it."""
     belt = Belt(SinkUnavailableError("down"))
     exchanges = await belt.fill(2)
     delivery = belt.delivery(Sink.TRACES)
@@ -240,8 +240,8 @@ class PickySink(ScriptedSink):
 
 
 @pytest.mark.parametrize("poisoned", [{1}, {8}, {3, 4}, {1, 5, 8}, set(range(1, 9))])
-async def test_a_poisoned_row_ends_alone(poisoned: set[int]) -> None:
-    """All others are stored once, the refused one becomes a dead letter, and the next batch is delivered."""
+async def test_only_a_refused_row_becomes_a_dead_letter(poisoned: set[int]) -> None:
+    """All other rows are stored once, and the next batch is delivered."""
     belt = Belt()
     sink = PickySink()
     sink.poisoned, sink.asked = frozenset(poisoned), []
@@ -258,7 +258,7 @@ async def test_a_poisoned_row_ends_alone(poisoned: set[int]) -> None:
     assert belt.journal.depth(Sink.TRACES) == 0
 
 
-async def test_halves_keep_their_tokens() -> None:
+async def test_the_halves_of_a_batch_keep_their_tokens() -> None:
     """The sink recognizes a batch that is halved, interrupted and halved again."""
     belt = Belt()
     sink = PickySink([SinkUnavailableError("gone")])
@@ -275,8 +275,8 @@ async def test_halves_keep_their_tokens() -> None:
     assert len({token for token, _ in sink.asked}) == len({tuple(numbers) for _, numbers in sink.asked})
 
 
-async def test_a_journal_is_drained() -> None:
-    """Until it is empty, through failures."""
+async def test_draining_delivers_until_the_journal_is_empty() -> None:
+    """Failures are retried."""
     belt = Belt(SinkUnavailableError("gone"), SinkUnavailableError("gone"))
     await belt.fill(3)
     await belt.delivery().drain()
@@ -284,8 +284,8 @@ async def test_a_journal_is_drained() -> None:
     assert len(belt.slept) == 2
 
 
-async def test_a_bug_of_a_sink_is_a_failure_like_any_other() -> None:
-    """The batch is kept and delivery goes on. The exception's message, which may quote a row, is not passed on."""
+async def test_an_unexpected_exception_of_a_sink_is_a_delivery_failure() -> None:
+    """The batch is kept and retried. The exception's message, which may quote a row, is not reported."""
     belt = Belt(RuntimeError("secret row"))
     await belt.fill(1)
     delivery = belt.delivery()
@@ -296,8 +296,8 @@ async def test_a_bug_of_a_sink_is_a_failure_like_any_other() -> None:
 
 
 @pytest.mark.parametrize("when", ["next_batch", "acknowledge"])
-async def test_a_journal_that_is_down_is_tried_again(when: str) -> None:
-    """Delivery goes on. A batch that was stored but not acknowledged is delivered again, and the sink recognizes it."""
+async def test_delivery_retries_an_unavailable_journal(when: str) -> None:
+    """A batch that was stored but not acknowledged is delivered again, and the sink recognizes it."""
 
     class FailingOnce(InMemoryJournal):
         failed = False
@@ -328,7 +328,7 @@ async def test_a_journal_that_is_down_is_tried_again(when: str) -> None:
     assert len({tuple(rows) for rows in belt.sink.checkpoints}) == 1
 
 
-async def test_a_delivery_that_is_cancelled_is_not_acknowledged() -> None:
+async def test_a_cancelled_delivery_is_not_acknowledged() -> None:
     """A batch that a shutdown interrupts is delivered again."""
     belt = Belt(asyncio.CancelledError())
     await belt.fill(1)
@@ -340,8 +340,8 @@ async def test_a_delivery_that_is_cancelled_is_not_acknowledged() -> None:
     assert belt.observer.deliveries == []
 
 
-async def test_flushing_delivers_all_there_is() -> None:
-    """Batch by batch, until the journal is empty."""
+async def test_flushing_delivers_batches_until_the_journal_is_empty() -> None:
+    """It delivers full batches, then the rest."""
     belt = Belt()
     await belt.fill(2 * BATCH_ROWS + 1)
 
@@ -352,7 +352,7 @@ async def test_flushing_delivers_all_there_is() -> None:
 
 
 async def test_flushing_ends_at_a_failure() -> None:
-    """A sink that is down does not delay a shutdown: the journal keeps the rest."""
+    """A sink that is down does not delay a shutdown, and the journal keeps the rest."""
     belt = Belt(SinkUnavailableError("down"))
     await belt.fill(1)
 
@@ -363,7 +363,7 @@ async def test_flushing_ends_at_a_failure() -> None:
 
 
 async def test_exchanges_within_the_linger_time_share_a_batch() -> None:
-    """A trickle is not delivered row by row: after the first row, delivery waits for 200 ms, then sends all rows."""
+    """After the first row, delivery waits for 200 ms and then sends all rows together."""
     belt = Belt()
     belt.wake.clear()
     running = asyncio.create_task(belt.delivery().run())
@@ -393,8 +393,10 @@ async def test_full_batches_follow_each_other_without_a_pause() -> None:
 @pytest.mark.parametrize(
     ("jitter", "expected"), [(0.0, [0.1, 0.2, 0.4, 0.8, 1.6, 2.5, 2.5]), (1.0, [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])]
 )
-async def test_retries_have_growing_jittered_capped_delays_and_no_end(jitter: float, expected: list[float]) -> None:
-    """Between half the delay and the whole; doubled each time, up to 5 seconds; without a last attempt."""
+async def test_retries_have_exponential_capped_delays_with_jitter_and_never_stop(
+    jitter: float, expected: list[float]
+) -> None:
+    """The delay doubles up to 5 seconds, and jitter reduces it by up to half."""
     belt = Belt(*(SinkUnavailableError("down") for _ in range(100)), jitter=jitter)
     await belt.fill(1)
 
@@ -405,7 +407,7 @@ async def test_retries_have_growing_jittered_capped_delays_and_no_end(jitter: fl
     assert belt.journal.depth(Sink.CHECKPOINTS) == 1
 
 
-async def test_a_success_makes_the_next_failure_a_first_one() -> None:
+async def test_a_success_resets_the_retry_delay() -> None:
     """Delays start anew once the sink is available again."""
     belt = Belt(*(SinkUnavailableError("down") for _ in range(3)))
     await belt.fill(2 * BATCH_ROWS)
@@ -421,8 +423,8 @@ async def test_a_success_makes_the_next_failure_a_first_one() -> None:
     assert belt.slept == pytest.approx([0.1, 0.2, 0.4, 0.1])
 
 
-async def test_running_goes_on_until_it_is_cancelled() -> None:
-    """At an empty journal it waits, and later exchanges are delivered."""
+async def test_delivery_runs_until_it_is_cancelled() -> None:
+    """It waits while the journal is empty, and delivers later exchanges."""
     belt = Belt()
     running = asyncio.create_task(belt.delivery().run())
     for first in (1, 2, 3):
@@ -435,7 +437,7 @@ async def test_running_goes_on_until_it_is_cancelled() -> None:
     assert running.cancelled()
 
 
-def test_a_delivery_names_its_sink() -> None:
+def test_each_delivery_has_its_sink() -> None:
     """The sink determines which position of the journal advances."""
     sink = ScriptedSink()
 

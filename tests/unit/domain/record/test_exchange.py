@@ -9,8 +9,8 @@ from ibex.domain.identity.permissions import CHAT
 from ibex.domain.record.exchange import Caller
 
 
-def test_a_caller_is_the_holder_of_a_token() -> None:
-    """With the token's user, if it has one, and the agent once it is verified."""
+def test_a_caller_has_the_organization_token_and_user_of_its_principal() -> None:
+    """The agent is added once it is verified."""
     principal = Principal(UUID(int=1), UUID(int=2), CHAT, user_id=UUID(int=3), agent_id=UUID(int=4))
 
     assert Caller.of(principal) == Caller(UUID(int=1), UUID(int=2), None, UUID(int=3))

@@ -67,7 +67,7 @@ class Observed:
 
 
 async def test_sessions_are_swept_every_minute() -> None:
-    """Sessions without a turn for the configured time, by the clock at the time of the sweep."""
+    """A sweep covers sessions without a turn for the configured time, measured when the sweep begins."""
     scene = Scene(2, 0, 1, sleeps=3)
     began = scene.clock.now()
     await scene.run()
@@ -79,7 +79,7 @@ async def test_sessions_are_swept_every_minute() -> None:
 
 
 async def test_a_backlog_is_swept_in_batches() -> None:
-    """One after the other, all by the same time, until a batch is not full."""
+    """All batches use the same time. The sweep ends with a batch that is not full."""
     scene = Scene(BATCH, BATCH, 7)
     await scene.run()
     assert len(set(scene.asked)) == 1
@@ -87,15 +87,15 @@ async def test_a_backlog_is_swept_in_batches() -> None:
 
 
 async def test_a_sweep_ends_if_another_process_is_sweeping() -> None:
-    """If another process is sweeping, the sweep ends, also in the middle of a backlog."""
+    """It also ends in the middle of a backlog."""
     scene = Scene(None, BATCH, None, sleeps=2)
     await scene.run()
     assert scene.observed.counts == [BATCH]
     assert scene.observed.failures == []
 
 
-async def test_an_outage_ends_a_sweep_and_not_the_sweeper() -> None:
-    """It is reported, and the next sweep makes up for it."""
+async def test_an_outage_ends_only_the_current_sweep() -> None:
+    """The failure is reported, and the next sweep continues."""
     scene = Scene(BATCH, OUTAGE, 5, sleeps=2)
     await scene.run()
     assert scene.observed.counts == [BATCH, 5]

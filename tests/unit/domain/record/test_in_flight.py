@@ -1,4 +1,4 @@
-"""The state of a request in flight."""
+"""The state of an in-flight exchange."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_stages_that_were_not_reached_have_no_duration() -> None:
     assert in_flight.timings() == Timings(overhead_ns=2_000_000, total_ns=2_000_000)
 
 
-def test_a_stage_that_was_left_by_a_refusal_has_its_duration() -> None:
+def test_a_stage_that_a_refusal_ends_has_its_duration() -> None:
     """The duration of a refusal is recorded. A later call returns the same value."""
     in_flight, clock = opened()
     in_flight.enter(Stage.AUTHENTICATE)
@@ -38,8 +38,8 @@ def test_a_stage_that_was_left_by_a_refusal_has_its_duration() -> None:
     assert in_flight.timings().auth_ns == 3_000_000
 
 
-def test_a_stage_that_is_entered_twice_adds_up() -> None:
-    """Both durations count."""
+def test_a_stage_that_is_entered_twice_has_the_sum_of_its_durations() -> None:
+    """Time outside the stage does not count."""
     in_flight, clock = opened()
     for _ in range(2):
         in_flight.enter(Stage.DIRECTIVE)
@@ -50,7 +50,7 @@ def test_a_stage_that_is_entered_twice_adds_up() -> None:
     assert in_flight.timings().directive_ns == 4_000_000
 
 
-def test_a_stage_ends_where_the_next_begins() -> None:
+def test_a_stage_ends_when_the_next_one_begins() -> None:
     """A stage never contains the time of another, and need not be ended explicitly."""
     in_flight, clock = opened()
     for milliseconds, stage in enumerate((Stage.AUTHENTICATE, Stage.RATE_LIMIT, Stage.DIRECTIVE, Stage.INJECT), 1):
@@ -66,8 +66,8 @@ def test_a_stage_ends_where_the_next_begins() -> None:
     )
 
 
-def test_overhead_is_all_that_is_not_the_provider() -> None:
-    """The provider's time is from asking it to its last byte. All other time is the proxy's."""
+def test_overhead_is_the_time_outside_the_provider() -> None:
+    """The provider's time is from its call to its last byte. All other time is the proxy's."""
     in_flight, clock = opened()
     clock.advance(5 * MS)
     in_flight.provider_asked("openai")
@@ -83,8 +83,8 @@ def test_overhead_is_all_that_is_not_the_provider() -> None:
     assert in_flight.timings() == Timings(provider_ttfb_ns=100_000_000, overhead_ns=7_000_000, total_ns=157_000_000)
 
 
-def test_a_provider_that_was_not_asked_has_no_timings() -> None:
-    """A refusal before the provider has no provider's time."""
+def test_a_provider_that_was_not_called_has_no_timings() -> None:
+    """A request that is refused earlier has no provider time."""
     in_flight, clock = opened()
     clock.advance(MS)
     in_flight.provider_sent_bytes()
@@ -95,8 +95,8 @@ def test_a_provider_that_was_not_asked_has_no_timings() -> None:
     assert Stage.PROVIDER not in in_flight.stage_ns
 
 
-def test_the_wall_clock_has_no_part_in_durations() -> None:
-    """Setting the clock back or ahead during a request changes no duration."""
+def test_durations_do_not_depend_on_the_wall_clock() -> None:
+    """Setting the clock back during a request changes no duration."""
     in_flight, clock = opened()
     in_flight.enter(Stage.RATE_LIMIT)
     clock.advance(MS)
@@ -106,7 +106,7 @@ def test_the_wall_clock_has_no_part_in_durations() -> None:
     assert in_flight.timings().rate_limit_ns == in_flight.timings().total_ns == 2_000_000
 
 
-def test_the_receipt_of_a_directive_holds_no_text() -> None:
+def test_the_receipt_of_a_directive_contains_no_text() -> None:
     """It contains id, number and hash of the injected version. It is None without a directive."""
     in_flight, _ = opened()
     assert in_flight.directive_receipt() is None

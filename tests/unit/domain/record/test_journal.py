@@ -9,8 +9,8 @@ from ibex.domain.record.journal import Batch
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 1_000])
-def test_halves_are_all_of_a_batch(count: int) -> None:
-    """In order, none empty, with tokens that are always the same."""
+def test_the_halves_of_a_batch_contain_all_of_its_exchanges(count: int) -> None:
+    """They keep the order, neither is empty, and their tokens are always the same."""
     batch = Batch("t", 9, [an_exchange(emitter_seq=n) for n in range(count)])
     first, second = batch.halves()
     assert [*first.exchanges, *second.exchanges] == batch.exchanges

@@ -82,8 +82,8 @@ class Scene:
             raise asyncio.CancelledError
 
 
-async def test_everything_of_every_journal_is_delivered() -> None:
-    """To both sinks. The journal is given back empty."""
+async def test_all_exchanges_of_all_orphaned_journals_are_delivered() -> None:
+    """Both sinks receive them, and each journal is empty when it is released."""
     first, second = LeftJournal(), LeftJournal()
     for journal in (first, first, second):
         await journal.append(an_exchange())
@@ -94,8 +94,8 @@ async def test_everything_of_every_journal_is_delivered() -> None:
     assert scene.slept == [SCAN_INTERVAL_S]
 
 
-async def test_begun_exchanges_are_recorded_in_the_orphaned_journal() -> None:
-    """It is recorded in the same journal, as incomplete, with an emitter id and sequence numbers of its own."""
+async def test_in_flight_exchanges_are_recorded_in_the_orphaned_journal() -> None:
+    """They are incomplete, and have an emitter id and sequence numbers of their own."""
     begun = an_exchange(is_complete=False, emitter_seq=0)
     journal = LeftJournal([begun])
     scene = Scene(journal)
@@ -108,8 +108,8 @@ async def test_begun_exchanges_are_recorded_in_the_orphaned_journal() -> None:
     assert scene.own.depth(Sink.TRACES) == 0
 
 
-async def test_a_journal_that_fails_is_given_back() -> None:
-    """After a delay, the use case looks for journals again."""
+async def test_a_failing_journal_is_released() -> None:
+    """The use case looks for journals again after a delay."""
 
     class Failing(LeftJournal):
         def append(self, exchange: Exchange) -> asyncio.Future[None]:

@@ -1,4 +1,4 @@
-"""Tests of finding the agent that received a response."""
+"""The lookup of the agent that received a response."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Desk:
         self.responses = ReceivedResponses(self.record, self.shared)
 
 
-def test_what_is_kept_of_an_exchange() -> None:
-    """It has the agent, the session, the provider, and the version of the directive."""
+def test_a_received_response_has_the_identifiers_of_its_exchange() -> None:
+    """They are the agent, the session, the provider and the version of the directive."""
     assert KEPT is not None
     assert (KEPT.id, KEPT.org_id, KEPT.agent_id) == ("resp_1", ORG, UUID(int=7))
     assert (KEPT.session_handle, KEPT.provider, KEPT.directive_version_id) == ("conversation-1", "openai", UUID(int=9))
@@ -38,16 +38,16 @@ def test_what_is_kept_of_an_exchange() -> None:
     "exchange",
     [an_exchange(), replace(EXCHANGE, session=None), replace(EXCHANGE, caller=None), replace(EXCHANGE, provider=None)],
 )
-async def test_an_exchange_without_a_response_to_name(exchange: object) -> None:
-    """The worker remembers nothing."""
+async def test_an_exchange_without_a_named_response_is_not_remembered(exchange: object) -> None:
+    """It lacks the response's id, the session, the caller or the provider."""
     desk = Desk()
     assert received_response_of(exchange) is None  # type: ignore[arg-type]
     await desk.responses.remember(exchange)  # type: ignore[arg-type]
     assert desk.shared.kept == {}
 
 
-async def test_the_worker_finds_its_own_at_once() -> None:
-    """The worker reads neither the record nor the shared cache."""
+async def test_a_worker_finds_its_own_response_in_its_memory() -> None:
+    """It reads neither the record nor the shared cache."""
     desk = Desk()
     desk.record.fails = desk.shared.fails = True
     await desk.responses.remember(EXCHANGE)
@@ -56,8 +56,8 @@ async def test_the_worker_finds_its_own_at_once() -> None:
     assert (desk.record.asked, desk.shared.asked) == (0, 0)
 
 
-async def test_another_worker_finds_it_before_it_is_on_record() -> None:
-    """It finds it in the shared cache."""
+async def test_another_worker_finds_a_response_in_the_shared_cache() -> None:
+    """The response is not in the record yet."""
     desk = Desk()
     await desk.responses.remember(EXCHANGE)
 
@@ -65,32 +65,34 @@ async def test_another_worker_finds_it_before_it_is_on_record() -> None:
     assert desk.record.asked == 0
 
 
-async def test_an_old_one_is_on_record() -> None:
-    """The shared cache may have lost it."""
+async def test_an_old_response_is_found_in_the_record() -> None:
+    """The shared cache no longer has it."""
     desk = Desk()
     assert KEPT is not None
     desk.record.kept[ORG, "resp_1"] = KEPT
     assert await desk.responses.find(ORG, "resp_1") == KEPT
 
 
-async def test_another_organization_finds_nothing() -> None:
-    """Knowing the id of a response is not enough."""
+async def test_another_organization_does_not_find_a_response() -> None:
+    """The id of a response is not enough."""
     desk = Desk()
     await desk.responses.remember(EXCHANGE)
     assert await desk.responses.find(OTHER, "resp_1") is None
 
 
 @pytest.mark.parametrize(("record_fails", "shared_fails"), [(True, False), (False, True), (True, True)])
-async def test_uncertainty_is_not_absence(*, record_fails: bool, shared_fails: bool) -> None:
-    """If the record or the shared cache cannot be read, an unknown response may have just been received."""
+async def test_an_unknown_response_raises_while_a_source_is_unavailable(
+    *, record_fails: bool, shared_fails: bool
+) -> None:
+    """It may have been received a moment ago, so it must not be reported as absent."""
     desk = Desk()
     desk.record.fails, desk.shared.fails = record_fails, shared_fails
     with pytest.raises(ServiceDegradedError):
         await desk.responses.find(ORG, "resp_1")
 
 
-async def test_memory_is_bounded() -> None:
-    """The oldest is forgotten first."""
+async def test_the_memory_for_responses_is_bounded() -> None:
+    """The oldest response is evicted first."""
     desk = Desk()
     for number in range(MAX_REMEMBERED + 1):
         await desk.responses.remember(replace(EXCHANGE, summary=ResponseSummary(response_id=f"resp_{number}")))

@@ -43,8 +43,8 @@ class Desk:
         return in_flight
 
 
-async def test_record_returns_when_the_exchange_is_in_the_journal() -> None:
-    """By then the journal has it and the observers were notified."""
+async def test_record_returns_after_the_exchange_is_in_the_journal() -> None:
+    """The observers have been notified by then."""
     desk = Desk()
 
     await desk.recorder.record(desk.in_flight(), summary=ResponseSummary(finish_reason="stop"))
@@ -54,8 +54,8 @@ async def test_record_returns_when_the_exchange_is_in_the_journal() -> None:
     assert [(s.exchange, s.journaled) for s in desk.observer.exchanges] == [(kept, True)]
 
 
-async def test_the_first_recording_decides() -> None:
-    """Later ones, also during the first, wait for it and change nothing."""
+async def test_only_the_first_recording_has_an_effect() -> None:
+    """Later calls wait for it and change nothing."""
     desk = Desk()
     in_flight = desk.in_flight()
 
@@ -71,8 +71,8 @@ async def test_the_first_recording_decides() -> None:
     assert len(desk.observer.exchanges) == 1
 
 
-async def test_a_cancelled_waiter_leaves_the_recording_to_end() -> None:
-    """The wait ends, the recording goes on, and drain() waits for it."""
+async def test_cancelling_a_waiting_task_does_not_cancel_the_recording() -> None:
+    """The wait ends, the recording continues, and drain() waits for it."""
     desk = Desk()
     waiting = asyncio.create_task(desk.recorder.record(desk.in_flight()))
     await asyncio.sleep(0)
@@ -87,8 +87,8 @@ async def test_a_cancelled_waiter_leaves_the_recording_to_end() -> None:
     assert desk.observer.exchanges[0].journaled
 
 
-async def test_draining_with_nothing_to_do_returns_at_once() -> None:
-    """Also after a recording."""
+async def test_draining_without_pending_recordings_returns_at_once() -> None:
+    """This also applies after a finished recording."""
     desk = Desk()
 
     await desk.recorder.drain()
@@ -96,7 +96,7 @@ async def test_draining_with_nothing_to_do_returns_at_once() -> None:
     await desk.recorder.drain()
 
 
-async def test_a_journal_that_is_down_is_only_reported_to_observers() -> None:
+async def test_an_unavailable_journal_is_only_reported_to_observers() -> None:
     """Recording succeeds. The sequence number is missing in the journal, which shows the loss."""
     desk = Desk()
     desk.journal.failure = DISK_FULL
@@ -121,7 +121,7 @@ async def test_an_unknown_caller_is_not_journaled() -> None:
     assert [s.journaled for s in desk.observer.exchanges] == [True, False, True]
 
 
-async def test_numbers_have_no_gaps_under_concurrency() -> None:
+async def test_sequence_numbers_have_no_gaps_under_concurrency() -> None:
     """A hundred concurrent requests, some without an organization, some cancelled, leave 1 to n in the journal."""
     desk = Desk()
     settling = [
@@ -138,8 +138,8 @@ async def test_numbers_have_no_gaps_under_concurrency() -> None:
     assert len({exchange.emitter_id for exchange in desk.journal.kept}) == 1
 
 
-async def test_two_processes_are_two_emitters() -> None:
-    """Each has its own sequence."""
+async def test_each_process_has_its_own_emitter_id() -> None:
+    """Each emitter has its own sequence."""
     ids = SequentialIds()
     journal = ScriptedJournal()
     for _ in range(2):
@@ -151,7 +151,7 @@ async def test_two_processes_are_two_emitters() -> None:
 
 
 async def test_observers_are_notified_in_order() -> None:
-    """Log and metrics get the same exchange."""
+    """The log and the metrics get the same exchange."""
     desk = Desk()
     other = RecordingObserver()
     recorder = Recorder(desk.journal, [desk.observer, other], SequentialIds(), status_of)
@@ -162,7 +162,7 @@ async def test_observers_are_notified_in_order() -> None:
 
 
 async def test_an_exchange_is_noted_when_it_reaches_the_provider() -> None:
-    """With the id of its later exchange, as incomplete. A second call changes nothing."""
+    """The note is incomplete and has the id of the later exchange. A second call changes nothing."""
     desk = Desk()
     in_flight = desk.in_flight()
     in_flight.provider_asked("openai")
@@ -191,8 +191,8 @@ async def test_recovered_exchanges_have_their_own_sequence() -> None:
     assert not any(e.is_complete for e in journal.kept)
 
 
-async def test_an_error_after_the_headers_does_not_replace_them() -> None:
-    """An error after the headers does not replace their attempts and request id."""
+async def test_an_error_after_the_headers_keeps_their_attempts_and_request_id() -> None:
+    """The values of the error are ignored."""
     desk = Desk()
     in_flight = desk.in_flight()
     in_flight.provider_answered(2, "of the headers")
@@ -206,7 +206,7 @@ async def test_an_error_after_the_headers_does_not_replace_them() -> None:
 
 
 @pytest.mark.parametrize("waiter_leaves", [False, True])
-async def test_a_bug_of_the_journal_is_reported_and_fails_no_request(*, waiter_leaves: bool) -> None:
+async def test_an_unexpected_exception_of_the_journal_is_reported_and_fails_no_request(*, waiter_leaves: bool) -> None:
     """An undeclared exception is passed to the loop, once.
 
     Observers are notified that the exchange was not journaled.
@@ -310,8 +310,8 @@ async def test_waiting_tasks_end_whatever_an_observer_raises() -> None:
         await recorder.record(Desk.in_flight())
 
 
-async def test_a_bug_of_an_observer_does_not_affect_other_observers() -> None:
-    """The other observers are notified, and the request goes on."""
+async def test_an_exception_of_an_observer_does_not_affect_other_observers() -> None:
+    """They are notified, and the request continues."""
 
     class Deaf:
         def recorded(self, exchange: Exchange, *, journaled: bool) -> None:

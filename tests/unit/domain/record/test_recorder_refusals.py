@@ -57,8 +57,8 @@ def _excess(desk: Desk, code: type[IbexError] = RateLimitedError) -> tuple[InFli
     return in_flight, code()
 
 
-async def test_refusals_beyond_the_bound_are_recorded_together() -> None:
-    """One exchange and one sequence number for all of a code, at the latest in ``drain``.
+async def test_refusals_beyond_the_bound_are_recorded_as_one_exchange() -> None:
+    """All refusals with the same code share one exchange and one sequence number, at the latest after ``drain``.
 
     Observers get each refusal.
     """
@@ -80,8 +80,8 @@ async def test_refusals_beyond_the_bound_are_recorded_together() -> None:
     assert [(e.exchange.repeated, e.journaled) for e in desk.observer.aggregates] == [(1_000, True), (1, True)]
 
 
-async def test_refusals_are_recorded_a_second_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the event loop's clock, and no request waits for it."""
+async def test_aggregated_refusals_are_recorded_a_second_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop's timer starts the recording, and no request waits for it."""
     desk = Desk()
     later: list[tuple[float, Callable[[], None]]] = []
     loop = asyncio.get_running_loop()
@@ -119,7 +119,7 @@ async def test_a_refusal_that_reached_the_provider_is_recorded_individually() ->
 
 
 async def test_refusals_that_the_journal_cannot_store_are_reported() -> None:
-    """With their number, so that losses can be counted."""
+    """The report contains their number, so that losses can be counted."""
     desk = Desk(FullDisk())
     for _ in range(3):
         in_flight, error = _excess(desk)

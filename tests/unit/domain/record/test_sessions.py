@@ -16,8 +16,8 @@ from ibex.domain.record.summary import ResponseSummary, Usage
 ALLOWED = "ABCXYZabcxyz0189._:-"
 
 
-def test_a_checkpoint_is_the_exchange_field_for_field() -> None:
-    """Every field has its source. The id is the exchange's own, the latency is in whole milliseconds."""
+def test_every_field_of_a_checkpoint_comes_from_the_exchange() -> None:
+    """The id is that of the exchange, and the latency is in whole milliseconds."""
     exchange = an_exchange()
 
     assert checkpoint_of(exchange) == Checkpoint(
@@ -79,12 +79,12 @@ def test_an_exchange_that_did_not_reach_the_provider_has_no_checkpoint(changes: 
 
 
 @given(st.text(st.sampled_from(ALLOWED), min_size=1, max_size=128))
-def test_a_client_may_call_its_session_this(handle: str) -> None:
-    """Up to 128 ASCII letters, digits, dots, underscores, colons and hyphens."""
+def test_a_valid_session_handle_is_accepted(handle: str) -> None:
+    """It has up to 128 ASCII letters, digits, dots, underscores, colons and hyphens."""
     assert is_valid_handle(handle)
 
 
 @pytest.mark.parametrize("handle", ["", "a" * 129, "a b", "a/b", "ä", "a\n", "\n", "a\x00", "٣", "{}"])
-def test_a_client_may_not_call_its_session_that(handle: str) -> None:
-    """No other character, not even a digit of another script or a newline at the end."""
+def test_an_invalid_session_handle_is_refused(handle: str) -> None:
+    """Examples are a digit of another script and a newline at the end."""
     assert not is_valid_handle(handle)

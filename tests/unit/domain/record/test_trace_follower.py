@@ -44,8 +44,8 @@ def scene() -> Scene:
     return Scene()
 
 
-async def test_a_long_stream_is_shown_when_it_ends(scene: Scene) -> None:
-    """A request that began later and was stored earlier does not hide it."""
+async def test_a_long_request_is_returned_when_it_ends(scene: Scene) -> None:
+    """A request that began later but was stored earlier does not hide it."""
     long, short = a_trace(2, requested_after_s=0), a_trace(1, requested_after_s=300)
     await scene.following.begin(20)
     await scene.store(short)
@@ -55,7 +55,7 @@ async def test_a_long_stream_is_shown_when_it_ends(scene: Scene) -> None:
     assert await scene.following.next() == []
 
 
-async def test_a_burst_is_shown_whole(scene: Scene) -> None:
+async def test_a_burst_is_returned_completely(scene: Scene) -> None:
     """The limit applies only to the first call."""
     await scene.following.begin(20)
     burst = [a_trace(number) for number in range(1, 121)]
@@ -71,8 +71,8 @@ async def test_earlier_traces_are_returned_up_to_the_limit(scene: Scene) -> None
     assert await scene.following.next() == []
 
 
-async def test_nothing_comes_twice_or_is_kept_for_ever(scene: Scene) -> None:
-    """Each query goes back a little. Traces it finds again are known, and dropped once no query can find them."""
+async def test_no_trace_is_returned_twice_or_remembered_forever(scene: Scene) -> None:
+    """Queries overlap a little. Known traces are ignored, and dropped once no query can find them."""
     await scene.following.begin(20)
     found: list[Trace] = []
     for number in range(1, 101):
@@ -82,7 +82,7 @@ async def test_nothing_comes_twice_or_is_kept_for_ever(scene: Scene) -> None:
     assert scene.following.remembered <= OVERLAP / timedelta(seconds=0.5) + 1
 
 
-async def test_a_trace_that_becomes_visible_late_is_shown(scene: Scene) -> None:
+async def test_a_trace_that_becomes_visible_late_is_returned(scene: Scene) -> None:
     """An insert takes a moment, so its time of insertion can be before that of a trace that was returned."""
     await scene.following.begin(20)
     await scene.store(a_trace(1))

@@ -14,8 +14,8 @@ from ibex.domain.record.exchange import Timings
 from ibex.domain.record.traces import NIL_ID, Trace, trace_of
 
 
-def test_a_trace_is_the_exchange_field_for_field() -> None:
-    """Every column has its source. Durations are milliseconds, cut to microseconds."""
+def test_every_column_of_a_trace_comes_from_the_exchange() -> None:
+    """Durations are milliseconds, truncated to microseconds."""
     exchange = an_exchange()
 
     assert trace_of(exchange) == Trace(
@@ -75,7 +75,7 @@ def test_without_an_organization_there_is_no_trace() -> None:
     assert trace_of(a_refusal(caller=None)) is None
 
 
-def test_a_checkpoint_is_named_only_where_there_is_one() -> None:
+def test_a_trace_without_a_checkpoint_has_the_nil_id() -> None:
     """A request that did not reach the provider has no checkpoint."""
     trace = trace_of(an_exchange(reached_provider=False))
 
@@ -83,8 +83,8 @@ def test_a_checkpoint_is_named_only_where_there_is_one() -> None:
     assert trace.checkpoint_id == NIL_ID
 
 
-def test_a_cached_authentication_shows() -> None:
-    """``auth_cache`` is hit or miss."""
+def test_a_cached_authentication_is_traced_as_a_hit() -> None:
+    """The column is ``auth_cache``."""
     trace = trace_of(an_exchange(auth_cached=True))
 
     assert trace is not None
@@ -93,7 +93,7 @@ def test_a_cached_authentication_shows() -> None:
 
 @given(st.integers(0, 10**15))
 def test_durations_have_microsecond_resolution(duration_ns: int) -> None:
-    """Never more digits than microseconds, never rounded up, for anything up to days."""
+    """They are never rounded up, for any duration up to days."""
     exchange = an_exchange()
     trace = trace_of(replace(exchange, timings=Timings(auth_ns=duration_ns)))
 
