@@ -15,7 +15,7 @@ OURS = ("ibex.", "uvicorn.", "uvloop", "httptools")
 
 @contextmanager
 def finding(least: int) -> Iterator[dict[str, int]]:
-    """Yield a dict that counts, after the block, the objects of IBEX left to the collector, by type (``least`` or more)."""
+    """Yield a dict that counts by type, after the block, the objects of IBEX left to the collector (from ``least``)."""
     found: dict[str, int] = {}
     gc.collect()
     gc.disable()

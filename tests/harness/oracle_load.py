@@ -88,7 +88,7 @@ def _plain(asked: dict[str, object], wanted: dict[str, str]) -> Script:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request and its outcome. ``complete``: a valid response arrived in full. Times are those of the event loop."""
+    """One request and its outcome. ``complete``: a valid response arrived in full. Times are the event loop's."""
 
     id: UUID
     handle: str
