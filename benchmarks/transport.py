@@ -43,7 +43,7 @@ _PACKAGES: Final = {"httpx2.AsyncClient": "httpx2", "httpx-aiohttp": "httpx_aioh
 
 
 def main() -> None:
-    """Measure, print the table, and write it with everything else to ``results``."""
+    """Measure, print the table, and write it with all other figures to ``results``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5)

@@ -45,7 +45,7 @@ class Tenant:
 
 @dataclass(slots=True)
 class Running:
-    """What runs during one attack."""
+    """The processes of one attack."""
 
     stack: Stack
     address: str
@@ -64,7 +64,7 @@ class Running:
 
 @dataclass(slots=True)
 class Laboratory:
-    """Servers that run all the time, and what starts for each attack again."""
+    """Servers that run all the time, and the processes that start again for each attack."""
 
     stack: Stack
     options: Options
@@ -73,7 +73,7 @@ class Laboratory:
     tenants: dict[int, Tenant]
 
     def target(self, running: Running) -> Target:
-        """Return what the attacker knows."""
+        """Return the attacker's knowledge."""
         return Target(
             proxy=running.port,
             ops=urlsplit(running.ops).port or 0,
@@ -120,7 +120,7 @@ class Laboratory:
 
 @contextmanager
 def laboratory(options: Options) -> Iterator[Laboratory]:
-    """Start the servers and create organizations and tokens; stop everything in the end."""
+    """Start the servers and create organizations and tokens; stop everything at the end."""
     source = {"PYTHONPATH": str(options.source / "src"), "IBEX_AUTH_TIMEOUT": str(options.auth_timeout)}
     with stack_without_proxy("http://127.0.0.1:9/v1", **source) as stack:
         victim = _tenant(stack, "victim", UNLIMITED)
