@@ -1,8 +1,8 @@
-"""`make bench-streams`: what streaming through IBEX adds, what it holds in memory, and how soon it lets go upstream.
+"""`make bench-streams`: the overhead and memory of streaming through IBEX, and how soon it closes upstream connections.
 
-A production stack on loopback. Each event of the provider holds the monotonic time of its writing, so what it took on
-its way is known of every single one; the same asked of the provider directly shows what of it is the machine's. Streams
-of the Responses API are measured beside those of chat completions.
+A production stack on loopback. Each event of the provider contains the monotonic time of its writing, so the delay of
+every event is known; the same streams directly from the provider show the machine's share. Streams of the Responses API
+are measured beside those of chat completions.
 """
 
 from __future__ import annotations

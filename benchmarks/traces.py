@@ -1,7 +1,7 @@
-"""`make bench-traces`: what the commonest questions cost on many traces, whether the key leads to them, bytes a trace.
+"""`make bench-traces`: the cost of common queries on many traces, whether they use the key, and bytes per trace.
 
 Makes 10 million rows of 60 days, or ``--rows N``, inside the embedded ClickHouse engine, on disk: 20 organizations, the
-first with half of all requests, 200 agents, 4 workers that start anew each day. Then asks as ``ibex traces`` does,
+first with half of all requests, 200 agents, 4 workers that restart each day. Then queries as ``ibex traces`` does,
 through the same adapter. Takes a minute and 2 GB of disk.
 """
 

@@ -87,7 +87,7 @@ async def hold(
     opens_a_second: float = OPENS_A_SECOND,
     reopens_a_second: float = REOPENS_A_SECOND,
 ) -> None:
-    """Keep so many connections open, each with a script that returns once it is closed; open a new one then."""
+    """Keep connections open, each with a script that returns once its connection is closed; then open a new one."""
     opening, reopening = Pace(opens_a_second), Pace(reopens_a_second)
 
     async def one() -> None:

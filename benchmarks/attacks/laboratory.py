@@ -152,7 +152,7 @@ def _listening(auth: IbexProcess) -> tuple[int, str]:
 
 
 def listening_in(event: str) -> tuple[int, str]:
-    """Return the gRPC port and the URL of the HTTP port that a line of auth's log tells."""
+    """Return the gRPC port and the URL of the HTTP port from a line of auth's log."""
     port, ops = re.search(r"gRPC on port (\d+)", event), re.search(r"https?://[\w.:]+", event)
     if port is None or ops is None:
         raise ValueError(f"auth does not say where it listens: {event!r}")

@@ -22,7 +22,7 @@ _COUNTS: Final = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpass
 
 
 def security_matrix() -> list[Line]:
-    """Run the matrix in a process of its own."""
+    """Run the matrix in its own process."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", _MATRIX]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_MOST_S, check=False)
     return [judge_tests("the security matrix", done.returncode, done.stdout)]

@@ -93,7 +93,7 @@ class Figures:
 
 
 def with_share(plan: Plan, share: float, pairs: int) -> Plan:
-    """Return a plan with so many pairs, each of a part of the requests, on one start of the proxies."""
+    """Return a plan with this many pairs, each with a share of the requests, on one start of the proxies."""
     scenarios = (replace(one, requests=max(1, round(one.requests * share))) for one in plan.scenarios)
     return Plan(tuple(scenarios), pairs, pairs)
 

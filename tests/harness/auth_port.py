@@ -47,7 +47,7 @@ MANY = 2 * DESCRIPTORS
 
 @dataclass(frozen=True, slots=True)
 class AuthPort:
-    """The process, its ports, and an organization that it knows."""
+    """The auth process, its ports, and an organization in its database."""
 
     process: IbexProcess
     port: int

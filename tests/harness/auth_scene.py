@@ -49,7 +49,7 @@ class Recorder:
 
 
 class Scene:
-    """A server, what it serves and a stub for it."""
+    """A server, its use cases and a stub for it."""
 
     def __init__(self, identity: Identity, server: AuthServer, service: Any, observer: Recorder) -> None:
         self.identity = identity

@@ -23,7 +23,7 @@ class JournalGauge:
     most_bytes: int = 0
 
     async def run(self) -> None:
-        """Measure repeatedly until cancelled."""
+        """Measure at regular intervals until cancelled."""
         while True:
             await asyncio.to_thread(self.look)
             await asyncio.sleep(EVERY_S)
