@@ -1,6 +1,6 @@
 """A provider for benchmarks. It answers at once or at a model's pace, and reports its own share of the time.
 
-``python -m harness.fast_openai`` listens on a loopback port and prints it. The model's name selects the response:
+``python -m harness.fast_openai`` prints its base URL on loopback. The model's name selects the response:
 ``gpt-instant`` some 450 bytes at once, ``gpt-paced`` the same after a model's delay, ``gpt-stream`` a stream of events,
 ``gpt-silent`` nothing, ``gpt-begins`` a stream that stalls after it begins.
 
