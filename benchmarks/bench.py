@@ -1,7 +1,7 @@
-"""`make bench`: the numbers of performance beside nginx, LiteLLM and Portkey, all in one run, on loopback.
+"""`make bench`: the performance figures beside nginx, LiteLLM and Portkey, all in one run, on loopback.
 
 Starts PostgreSQL, Redis, a ClickHouse engine, auth, a scripted provider, nginx and the peers that are installed (`make
-bench-peers`), and the proxy anew for each of its turns. Prints tables, and writes bench.json and report.html to
+bench-peers`), and restarts the proxy for each of its turns. Prints tables, and writes bench.json and report.html to
 benchmarks/results.
 """
 
@@ -44,7 +44,7 @@ RESULTS: Final = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    """Measure, tell, and write."""
+    """Measure, print the tables, and write the results."""
     options = read_options()
     RESULTS.mkdir(exist_ok=True)
     if options.render:
@@ -55,7 +55,7 @@ def main() -> None:
         say("starting everything")
         with scene(peers=options.peers, stream_seconds=options.stream_seconds) as everything:
             results = _measure(everything, options)
-    results = json.loads(json.dumps(_plain(results)))  # as it will be read
+    results = json.loads(json.dumps(_plain(results)))  # as the report reads it
     results["goals"] = goals_of(results)
     (RESULTS / "bench.json").write_text(json.dumps(results, indent=1))
     report = write_report(RESULTS / "report.html", results)
@@ -102,13 +102,13 @@ def _measure(everything: Scene, options: Options) -> dict[str, Any]:
 
 
 def _rates(results: dict[str, Any]) -> dict[str, float]:
-    """Return what the peers reached in a closed loop, in requests a second."""
+    """Return the rates of the peers in a closed loop, in requests per second."""
     runs = results.get("closed", {}).get("runs", {})
     return {name: statistics.median(run["rate"] for run in runs[name]) for name in (PORTKEY, LITELLM) if name in runs}
 
 
 def _plain(value: Any) -> Any:
-    """Return the same with None for what is not a number, which JSON has no word for."""
+    """Return the value with None for NaN, which JSON cannot represent."""
     if isinstance(value, dict):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):

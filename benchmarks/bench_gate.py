@@ -1,6 +1,6 @@
-"""`make bench-gate`: fail if a request costs a tenth more than in a baseline, a commit that is checked out beside.
+"""`make bench-gate`: fail if a request costs over 10% more than in a baseline, another commit that is checked out.
 
-Exit codes: 0 if every figure is within its limit, 1 if one is not, 2 if it could not be measured.
+Exit codes: 0 if every figure is within its limit, 1 if one is not, 2 if the measurement failed.
 """
 
 from __future__ import annotations
@@ -95,5 +95,5 @@ def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that all is stopped and removed
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that everything is stopped and removed
     sys.exit(main())

@@ -1,6 +1,6 @@
-"""`make bench-directives`: how soon a directive that was changed is in force, with Redis and while it is frozen.
+"""`make bench-directives`: how soon a changed directive is in force, with Redis and while Redis is frozen.
 
-Auth, two proxy workers, PostgreSQL, Redis and a ClickHouse engine on loopback, and eight clients that never wait.
+Auth, two proxy workers, PostgreSQL, Redis and a ClickHouse engine on loopback, and eight clients in a closed loop.
 ``--quick`` makes few tries.
 """
 
@@ -20,7 +20,7 @@ TRIES = 3 if "--quick" in sys.argv else 50
 
 
 def main() -> None:
-    """Print the figures."""
+    """Measure and print the figures."""
     with relayed_stack(IBEX_AUTH_TIMEOUT="0.5") as stack:
         change_under(stack)
         _tell("set", [change_under(stack) for _ in range(TRIES)])

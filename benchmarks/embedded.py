@@ -1,6 +1,6 @@
-"""`make bench-embedded`: the embedded default with a scripted provider on loopback; starts, and one request at a time.
+"""`make bench-embedded`: starts and sequential requests of the embedded default, with a scripted provider on loopback.
 
-Figures of a machine that does other things as well; they say what to expect, not what is possible.
+The machine also runs other programs, so the figures show what to expect, not the optimum.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TRACE = "SELECT 1 FROM {database:Identifier}.llm_traces WHERE request_id = {req
 
 
 def main() -> None:
-    """Print the figures."""
+    """Measure and print the figures."""
     with tempfile.TemporaryDirectory(prefix="ibex-bench-") as folder, ScriptedOpenAI.in_thread() as provider:
         home = Path(folder) / "home"
         environ = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": provider.base_url}

@@ -1,7 +1,7 @@
-"""`make exit-gate`: the figures that must hold, with their limits (docs/performance.md). The exit code is the outcome.
+"""`make exit-gate`: the figures that must hold, with their limits (docs/performance.md). The exit code is the result.
 
-Brings up the production wiring on loopback (two workers, auth, PostgreSQL, Redis, a ClickHouse engine, a provider at a
-model's pace), measures, and writes benchmarks/results/exit-gate.json. ``--only smoke matrix`` measures some of it.
+Starts the production wiring on loopback (two workers, auth, PostgreSQL, Redis, a ClickHouse engine, a provider at a
+model's pace), measures, and writes benchmarks/results/exit-gate.json. ``--only smoke matrix`` selects sections.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from benchmarks.gate.verdict import Line
 
 RESULTS: Final = Path(__file__).parent / "results" / "exit-gate.json"
-# The load comes first: it is measured on what is new, and what is sent before it would not be counted as received.
+# The load comes first: it needs fresh servers, and requests before it would not be counted as received.
 LIVE: Final[Mapping[str, Callable[[Scene], list[Line]]]] = {
     "overhead": chat.overhead,
     "sdk": chat.by_the_sdk,
@@ -37,7 +37,7 @@ LIVE: Final[Mapping[str, Callable[[Scene], list[Line]]]] = {
     "traces": record.traces_in_time,
     "directive": chat.directive_first,
     "record": record.all_on_record,
-    "revocation": revocation.revocations,  # the last: it starts proxies of its own, on servers that it empties
+    "revocation": revocation.revocations,  # last, because it empties the servers and starts its own proxies
 }
 BY_PROGRAMS: Final[Mapping[str, Callable[[], list[Line]]]] = {
     "matrix": programs.security_matrix,
@@ -46,7 +46,7 @@ BY_PROGRAMS: Final[Mapping[str, Callable[[], list[Line]]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, tell, write, and return the exit code."""
+    """Measure, print, write, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=[*LIVE, *BY_PROGRAMS], default=[*LIVE, *BY_PROGRAMS])
     parser.add_argument("--json", type=Path, default=RESULTS, help="where the results go")
@@ -65,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(only: Sequence[str]) -> list[Line]:
-    """Return the lines of these sections, some of which judge what others have sent.
+    """Return the lines of these sections, some of which judge the requests of others.
 
-    One that fails is a line that does not pass, and does not end the others.
+    A section that raises yields a line that does not pass; the others still run.
     """
     lines: list[Line] = []
     live = [name for name in LIVE if name in only]

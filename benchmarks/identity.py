@@ -1,9 +1,9 @@
-"""`make bench-identity`: what authenticating costs, and how long a revoked token is served, healthy and under faults.
+"""`make bench-identity`: the cost of authentication, and how long a revoked token is served, with and without faults.
 
-Auth, two proxy workers, PostgreSQL, Redis and a ClickHouse engine on loopback, a relay in each link. ``--quick`` makes
-few tries of each; the full run takes about three quarters of an hour. Alone can be measured: revocation
+Auth, two proxy workers, PostgreSQL, Redis and a ClickHouse engine on loopback, with a relay in each link. ``--quick``
+makes few tries of each; the full run takes about three quarters of an hour. Parts can run alone: revocation
 (``--revocations``), revocation with Sentinel, a Cluster and a second region (``--topologies``), two auth replicas
-(``--replicas``), and a worker that starts with so many live tokens (``--tokens 3000000``).
+(``--replicas``), and a worker that starts with this many live tokens (``--tokens 3000000``).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ FROM generate_series(1, %s) n
 
 
 def main() -> None:
-    """Print the figures."""
+    """Measure and print the figures."""
     if OPTIONS.tokens:
         _many_tokens(OPTIONS.tokens)
         return
@@ -180,7 +180,7 @@ def _unknown() -> str:
 
 
 def _flood(stack: RelayedStack) -> None:
-    """Ask with a thousand unknown tokens a second, beside clients that have a good one."""
+    """Send a thousand unknown tokens a second, beside clients with a valid one."""
     with Load(stack.address, stack.installation.agent_token.reveal, 10, a_second=500).running() as good:
         time.sleep(2)
         begun, before = time.monotonic(), _calls(stack)
@@ -261,7 +261,7 @@ def _tell(what: str, outcomes: list[Outcome]) -> None:
 
 
 def _many_tokens(count: int) -> None:
-    """Measure a worker's start with so many live tokens: the time until its filter is complete, memory, answers."""
+    """Measure a worker's start with this many live tokens: the time until its filter is complete, memory, responses."""
     with relayed_stack(IBEX_AUTH_TIMEOUT="0.2") as stack:
         stack.production.stop_latest()
         _, complete_s, small_kib, _ = _start_worker(stack)
@@ -269,7 +269,7 @@ def _many_tokens(count: int) -> None:
         stack.production.stop_latest()
         began = time.monotonic()
         with psycopg.connect(stack.database.superuser_url) as connection:
-            connection.execute("SET session_replication_role = replica")  # no trigger logs them one by one
+            connection.execute("SET session_replication_role = replica")  # without triggers that log each row
             connection.execute(_ADD_TOKENS, [stack.installation.organization.id, count])
         with psycopg.connect(stack.database.superuser_url, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE tokens")
@@ -283,7 +283,7 @@ def _many_tokens(count: int) -> None:
         before = _samples(stack, "ibex_proxy_filter_lookups_total")
         with Load(stack.address, _unknown, 400).running() as load:
             while len(load.asked) < UNKNOWN_TOKENS:
-                time.sleep(0.1)  # the other thread tells nobody
+                time.sleep(0.1)  # the other thread sends no notification
         after = _samples(stack, "ibex_proxy_filter_lookups_total")
         absent, passed = (after[f'outcome="{name}"'] - before[f'outcome="{name}"'] for name in ("absent", "passed"))
         _say(
@@ -293,7 +293,7 @@ def _many_tokens(count: int) -> None:
 
 
 def _start_worker(stack: RelayedStack) -> tuple[float, float, int, str]:
-    """Start one worker; return when it listens and when its filter is complete, its memory, and its loop's lag."""
+    """Start one worker. Return when it listens and when its filter is complete, its memory, and its loop's lag."""
     began = time.monotonic()
     stack.address = stack.production.start_proxy(workers=1)
     listening = time.monotonic()
@@ -313,7 +313,7 @@ def _start_worker(stack: RelayedStack) -> tuple[float, float, int, str]:
 
 
 def _samples(stack: RelayedStack, name: str) -> Counter[str]:
-    """Return the samples of a metric of the proxy, by their labels."""
+    """Return the samples of one of the proxy's metrics, by their labels."""
     found: Counter[str] = Counter()
     for line in httpx.get(f"{stack.address}/metrics", trust_env=False, timeout=30).text.splitlines():
         if line.startswith(f"{name}{{"):

@@ -29,8 +29,8 @@ PHASE_S: Final = 5.0
 def auth_replicas(say: Callable[[str], None], outage_s: float) -> None:
     """Restart and freeze one of two replicas and stop PostgreSQL, under load, and print which requests failed.
 
-    All tokens are known, and every worker has to ask about each of them five times a second, except while PostgreSQL
-    is stopped, when nothing can change.
+    All tokens are known, and every worker has to validate each of them five times a second, except while PostgreSQL is
+    stopped, when nothing can change.
     """
     with (
         Servers.running() as own,
@@ -71,7 +71,7 @@ def _failures(
 
 
 def revocations(tell: Callable[[str, list[Outcome]], None], tries: int) -> None:
-    """Revoke a token while a Sentinel or a Cluster fails over, and in a region while another one's Redis is cut off."""
+    """Revoke a token during a fail-over of a Sentinel or Cluster, and while another region's Redis is cut off."""
     with Servers.running() as own:
         program = own.redis.program
         with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""`ibex serve` with a journal in memory in the place of the one on disk: what the latter costs. For benchmarks only."""
+"""`ibex serve` with an in-memory journal instead of the one on disk, to measure its cost. For benchmarks only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ibex.entrypoints.environments import ProductionAdapters
 
 
 class OpenInMemoryJournal(InMemoryJournal):
-    """One that can be opened, closed and measured as the one on disk."""
+    """An in-memory journal with the lifecycle and metrics of that on disk."""
 
     def __init__(self) -> None:
         super().__init__(1_000_000)
@@ -24,7 +24,7 @@ class OpenInMemoryJournal(InMemoryJournal):
         """Do nothing."""
 
     async def ping(self) -> None:
-        """Be there."""
+        """Do nothing: the journal is always available."""
 
     def stored_bytes(self) -> int:
         """Return 0: nothing is stored."""

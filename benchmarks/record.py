@@ -1,8 +1,8 @@
-"""`make bench-record`: what the journal costs, and how the record keeps up, on loopback.
+"""`make bench-record`: the cost of the journal, and the delay of the record, on loopback.
 
-One worker, all parts on. The journal on disk, one in memory in its place (``proxy_without_journal``), and one that
-flushes every commit take turns under the same closed loop of wrk; then rows are watched on their way to both databases
-under the load of a model's pace. Only what was measured in one run is to be compared.
+One worker, with all parts on. The journal on disk, one in memory in its place (``proxy_without_journal``), and one that
+flushes every commit take turns under the same closed loop of wrk. Then the delay of rows until both databases have them
+is measured, under load at a model's pace. Only figures of the same run are comparable.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ POLL_S: Final = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How much is measured."""
+    """The extent of the measurements."""
 
     rounds: int
     seconds: float
@@ -63,9 +63,9 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What a sink took during a run, by the proxy's own counters.
+    """The deliveries to a sink during a run, by the proxy's own counters.
 
-    ``busy_s`` is how long it was at it, ``behind`` how many rows waited when the load ended.
+    ``busy_s`` is the time spent on deliveries, ``behind`` the number of rows that waited when the load ended.
     """
 
     rows: float
@@ -136,7 +136,7 @@ def _options() -> Options:
 
 @contextmanager
 def _proxy(stack: Stack, way: str) -> Iterator[str]:
-    """Run a proxy of one process with a journal of that way; give its address."""
+    """Run a proxy of one process with this kind of journal; yield its address."""
     module, environ = WAYS[way]
     production = stack.production
     everything = {**production.environ, **environ, "PYTHONPATH": str(ROOT), "IBEX_LOG_LEVEL": "warning"}
@@ -207,7 +207,7 @@ _COUNTERS: Final = {
 
 
 def _counters(address: str) -> dict[tuple[str, str], float]:
-    """Return what the proxy counts, by name and sink."""
+    """Return the values of the proxy's counters, by name and sink."""
     lines = httpx.get(f"{address}/metrics", trust_env=False, timeout=30).text.splitlines()
     found = dict.fromkeys([(name, sink) for name in _COUNTERS for sink in SINKS], 0.0)
     for name, metric in _COUNTERS.items():
@@ -218,7 +218,7 @@ def _counters(address: str) -> dict[tuple[str, str], float]:
 
 
 def _drained(address: str) -> dict[str, float]:
-    """Wait until nothing waits any more; return when that was, by sink."""
+    """Wait until no exchange waits; return the time at which each sink had none."""
     deadline = time.monotonic() + DRAIN_S
     when: dict[str, float] = {}
     while len(when) < len(SINKS):
@@ -233,7 +233,7 @@ def _drained(address: str) -> dict[str, float]:
 
 
 def _delays(stack: Stack, address: str, options: Options) -> dict[str, list[float]]:
-    """Return, in milliseconds, how long after their responses rows were visible, under the load of a model's pace."""
+    """Return in milliseconds how long after their responses rows became visible, under load at a model's pace."""
     delays: dict[str, list[float]] = {sink: [] for sink in SINKS}
     seconds = 3 + options.probes * 0.75
     load = threading.Thread(target=_load, args=(stack, address, options, seconds, "gpt-paced"))

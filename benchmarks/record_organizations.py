@@ -39,7 +39,7 @@ WARM_UP_S: Final = 1.0
 
 @dataclass(slots=True)
 class Appended:
-    """What the writers appended. Times are in seconds."""
+    """The turns that the writers appended. Times are in seconds."""
 
     delays: list[float] = field(default_factory=list)
     batches: list[float] = field(default_factory=list)

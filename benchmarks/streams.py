@@ -1,8 +1,8 @@
-"""`make bench-streams`: what streaming through IBEX adds, what it holds in memory, and how soon it lets go upstream.
+"""`make bench-streams`: the overhead and memory of streaming through IBEX, and how soon it closes upstream connections.
 
-A production stack on loopback. Each event of the provider holds the monotonic time of its writing, so what it took on
-its way is known of every single one; the same asked of the provider directly shows what of it is the machine's. Streams
-of the Responses API are measured beside those of chat completions.
+A production stack on loopback. Each event of the provider contains the monotonic time of its writing, so the delay of
+every event is known; the same streams directly from the provider show the machine's share. Streams of the Responses API
+are measured beside those of chat completions.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ async def _lost(upstream: str) -> dict[str, int]:
 
 
 async def _warm_up(stack: Stack) -> None:
-    """Have one answer first: a worker's first request may take longer than a client of those below stays."""
+    """Complete one response first: a worker's first request may take longer than the clients below stay."""
     parts = urlsplit(stack.address)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(_request(stack, "gpt-instant", stream=False))
@@ -128,7 +128,7 @@ async def _disconnects(stack: Stack, upstream: str, tries: int) -> None:
             if model == "gpt-begins":
                 await reader.readuntil(b"data: ")
             else:
-                await asyncio.sleep(0.2)  # by then it is with the provider, which says nothing
+                await asyncio.sleep(0.2)  # by then the request has reached the provider, which stays silent
             writer.close()
             left = time.monotonic_ns()
             while name not in (lost := await _lost(upstream)):
@@ -140,7 +140,7 @@ async def _disconnects(stack: Stack, upstream: str, tries: int) -> None:
 
 
 def main() -> None:
-    """Print the figures."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 100, 500])
     parser.add_argument("--seconds", type=float, default=5)

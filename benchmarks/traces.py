@@ -1,7 +1,7 @@
-"""`make bench-traces`: what the commonest questions cost on many traces, whether the key leads to them, bytes a trace.
+"""`make bench-traces`: the cost of common queries on many traces, whether they use the key, and bytes per trace.
 
 Makes 10 million rows of 60 days, or ``--rows N``, inside the embedded ClickHouse engine, on disk: 20 organizations, the
-first with half of all requests, 200 agents, 4 workers that start anew each day. Then asks as ``ibex traces`` does,
+first with half of all requests, 200 agents, 4 workers that restart each day. Then queries as ``ibex traces`` does,
 through the same adapter. Takes a minute and 2 GB of disk.
 """
 
@@ -39,7 +39,7 @@ LARGE, SMALL = UUID("0190c0de-0000-7000-8000-000000000000"), UUID("0190c0de-0000
 HOUR, DAY, MONTH = timedelta(hours=1), timedelta(days=1), timedelta(days=30)
 _US: Final = timedelta(microseconds=1)
 
-# The random numbers are hashes of the row's number, so that each run makes the same rows, but for their ids.
+# The random numbers are hashes of the row number, so that each run creates the same rows, except their ids.
 _ROWS: Final = """
 INSERT INTO {database:Identifier}.llm_traces (%s)
 WITH
@@ -77,7 +77,7 @@ FROM numbers({first:UInt64}, {count:UInt64})
 
 
 def main() -> None:
-    """Print the figures."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(prog="bench-traces")
     parser.add_argument("--rows", type=int, default=10_000_000)
     rows = parser.parse_args().rows
@@ -130,7 +130,7 @@ def _size(client: Client) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, as the adapter does it and as a statement to be explained; ``bound`` are its values."""
+    """A query, as the adapter runs it and as a statement for EXPLAIN; ``bound`` are its values."""
 
     name: str
     ask: Callable[[ClickHouseTraces], Awaitable[object]]
@@ -162,7 +162,7 @@ def _of_longer() -> list[Question]:
 def _by_id(known: UUID) -> list[Question]:
     now_us = time.time_ns() // 1_000
     around, ever = ({"from_us": now_us - span // _US, "until_us": now_us + HOUR // _US} for span in (HOUR, 90 * DAY))
-    unknown = UUID("0190c0de-0000-4000-8000-000000000000")  # whose time it does not tell: looked for everywhere
+    unknown = UUID("0190c0de-0000-4000-8000-000000000000")  # contains no time, so everything is searched
     of: dict[str, object] = {"org_id": LARGE, "limit": 100}
     return [
         Question(

@@ -1,7 +1,7 @@
-"""`make bench-transport`: what a forwarder over one HTTP client after another reaches, beside nginx, in one run.
+"""`make bench-transport`: the throughput of a forwarder over several HTTP clients, beside nginx, in one run.
 
-One process each; 100 connections in a closed loop; an upstream that answers at once. The rows take turns, so that what
-else the machine does falls on all of them; what is shown is the median of the rounds, and their range.
+One process each; 100 connections in a closed loop; an upstream that answers at once. The rows take turns, so that
+other load of the machine affects all of them; the table shows the median of the rounds, and their range.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PACKAGES: Final = {"httpx2.AsyncClient": "httpx2", "httpx-aiohttp": "httpx_aioh
 
 
 def main() -> None:
-    """Measure, print the table, and write it with everything else to ``results``."""
+    """Measure, print the table, and write it with all other figures to ``results``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5)

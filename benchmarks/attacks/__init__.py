@@ -1,1 +1,1 @@
-"""``make bench-attacks``: what an attack costs other organizations, measured on the production wiring."""
+"""``make bench-attacks``: the cost of an attack to other organizations, measured on the production wiring."""

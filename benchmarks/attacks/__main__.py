@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, tell, and return the exit code: 0 if every attack was withstood."""
+    """Measure, print, and return the exit code: 0 if every attack was withstood."""
     options = read_options(arguments)
     if options.list:
         sys.stdout.write(listing())
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run_with(source: Path, arguments: Sequence[str]) -> None:
-    """Become this program with the IBEX and the harness of another checkout."""
+    """Replace this process by the same program with the IBEX and the harness of another checkout."""
     paths = os.pathsep.join((str(source / "src"), str(source / "tests")))
     if os.environ.get("PYTHONPATH") == paths:
         sys.exit(f"bench-attacks: {source} has no src/ibex that can be imported")
@@ -43,7 +43,7 @@ def _run_with(source: Path, arguments: Sequence[str]) -> None:
 
 
 def _measure_all(options: Options) -> int:
-    # Here, since it imports the harness, which belongs to the checkout that is measured.
+    # Imported here: it imports the harness, which belongs to the measured checkout.
     from benchmarks.attacks.laboratory import laboratory  # noqa: PLC0415
     from benchmarks.attacks.measuring import measure  # noqa: PLC0415
 

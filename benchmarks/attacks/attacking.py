@@ -1,4 +1,4 @@
-"""What attacks are made of: connections that are held, and requests at a fixed rate. All of it is bounded."""
+"""The parts of attacks: held connections, and requests at a fixed rate. All of them are bounded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NO_CONNECTION_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What an attacker knows: ports, a tenant's own tokens, another organization, and the id of a token."""
+    """The attacker's knowledge: ports, a tenant's own tokens, another organization, and the id of a token."""
 
     proxy: int
     ops: int
@@ -44,7 +44,7 @@ class Target:
 
 
 class Pace:
-    """Lets through so many a second, evenly; those that come late do not catch up."""
+    """Limits callers to a rate, evenly; late callers do not catch up."""
 
     def __init__(self, a_second: float) -> None:
         self._every = 1 / a_second
@@ -60,10 +60,10 @@ class Pace:
 
 @asynccontextmanager
 async def held(port: int, tally: Tally) -> AsyncIterator[Connection]:
-    """Open a connection and count how long it is held; it is closed in the end."""
+    """Open a connection and measure how long it is held; close it at the end."""
     try:
         connection = await asyncio.wait_for(Connection.open(LOOPBACK, port, tally.answered), 10)
-    except OSError as error:  # a TimeoutError is one
+    except OSError as error:  # includes TimeoutError
         tally.not_opened[type(error).__name__] += 1
         raise
     tally.open()
@@ -87,7 +87,7 @@ async def hold(
     opens_a_second: float = OPENS_A_SECOND,
     reopens_a_second: float = REOPENS_A_SECOND,
 ) -> None:
-    """Keep so many connections open, each with a script that returns once it is closed; open a new one then."""
+    """Keep connections open, each with a script that returns once its connection is closed; then open a new one."""
     opening, reopening = Pace(opens_a_second), Pace(reopens_a_second)
 
     async def one() -> None:

@@ -1,4 +1,4 @@
-"""The attacks: by whom, on what, and what they need of the installation."""
+"""The attacks: the attacker, the target, and the requirements of each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNLIMITED, OF_600, OF_60 = 0, 600, 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack:
-    """One attack: its name, what does it, and what it needs.
+    """One attack: its name, its function, and its requirements.
 
     ``rpm`` is the attacker's limit in requests per minute, None for an attacker without a token. ``descriptors`` is the
     limit of open files of auth and of each worker, None for the machine's. ``holds`` tells whether it holds
@@ -40,7 +40,7 @@ class Attack:
 
     @property
     def what(self) -> str:
-        """What the attack does, in a sentence."""
+        """A sentence that describes the attack."""
         text = (self.run.__doc__ or "").strip()
         return text.removesuffix(".") + (f"; {self.descriptors} descriptors" if self.descriptors else "")
 

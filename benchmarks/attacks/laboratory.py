@@ -45,7 +45,7 @@ class Tenant:
 
 @dataclass(slots=True)
 class Running:
-    """What runs during one attack."""
+    """The processes of one attack."""
 
     stack: Stack
     address: str
@@ -64,7 +64,7 @@ class Running:
 
 @dataclass(slots=True)
 class Laboratory:
-    """Servers that run all the time, and what starts for each attack again."""
+    """Servers that run all the time, and the processes that start again for each attack."""
 
     stack: Stack
     options: Options
@@ -73,7 +73,7 @@ class Laboratory:
     tenants: dict[int, Tenant]
 
     def target(self, running: Running) -> Target:
-        """Return what the attacker knows."""
+        """Return the attacker's knowledge."""
         return Target(
             proxy=running.port,
             ops=urlsplit(running.ops).port or 0,
@@ -120,7 +120,7 @@ class Laboratory:
 
 @contextmanager
 def laboratory(options: Options) -> Iterator[Laboratory]:
-    """Start the servers and create organizations and tokens; stop everything in the end."""
+    """Start the servers and create organizations and tokens; stop everything at the end."""
     source = {"PYTHONPATH": str(options.source / "src"), "IBEX_AUTH_TIMEOUT": str(options.auth_timeout)}
     with stack_without_proxy("http://127.0.0.1:9/v1", **source) as stack:
         victim = _tenant(stack, "victim", UNLIMITED)
@@ -152,7 +152,7 @@ def _listening(auth: IbexProcess) -> tuple[int, str]:
 
 
 def listening_in(event: str) -> tuple[int, str]:
-    """Return the gRPC port and the URL of the HTTP port that a line of auth's log tells."""
+    """Return the gRPC port and the URL of the HTTP port from a line of auth's log."""
     port, ops = re.search(r"gRPC on port (\d+)", event), re.search(r"https?://[\w.:]+", event)
     if port is None or ops is None:
         raise ValueError(f"auth does not say where it listens: {event!r}")

@@ -33,7 +33,7 @@ _HELD_S: Final = 1.0
 
 
 def measure(laboratory: Laboratory, attack: Attack) -> dict[str, Any]:
-    """Run one attack and return what was seen."""
+    """Run one attack and return the observations."""
     options = laboratory.options
     with laboratory.running(attack) as running, ExitStack() as stack:
         plan = Plan(running.port, laboratory.victim.token, laboratory.unused, options.rate, attack.mix)
@@ -53,7 +53,7 @@ def measure(laboratory: Laboratory, attack: Attack) -> dict[str, Any]:
         watched = time.monotonic() - began
         attacker.end()
         healthy = _healthy_after(running, laboratory.victim.token)
-        time.sleep(_SETTLED_S)  # nothing tells when a server has noticed that clients are gone
+        time.sleep(_SETTLED_S)  # nothing signals when a server has noticed that clients are gone
         return {
             "name": attack.name,
             "what": attack.what,
@@ -74,7 +74,7 @@ def measure(laboratory: Laboratory, attack: Attack) -> dict[str, Any]:
 
 
 def _requests(victim: Program, seconds: float) -> list[Sample]:
-    """Let the victim send requests, and return what came of them."""
+    """Let the victim send requests, and return the samples."""
     line = victim.ask(f"{seconds}\n".strip(), seconds + PATIENCE_S + _TELLS_WITHIN_S)
     if not line:
         raise RuntimeError("the victim's process did not answer")
@@ -90,7 +90,7 @@ def _wait_for_begin(attacker: Program) -> None:
             raise RuntimeError(f"the attacker has failed: {tally and tally['failed']}")
         if tally["opened"] or tally["not_opened"]:
             return
-        time.sleep(_BEGIN_POLL_S)  # the attacker answers when it is asked
+        time.sleep(_BEGIN_POLL_S)  # the attacker answers only on request
     raise RuntimeError("the attacker has not opened a connection")
 
 
@@ -104,7 +104,7 @@ def _wait_for_release(attacker: Program, attack: Attack, began: float, most_s: f
         and first_close_s(tally, _HELD_S) is None
         and time.monotonic() - began < most_s
     ):
-        time.sleep(_POLL_S)  # the attacker answers when it is asked
+        time.sleep(_POLL_S)  # the attacker answers only on request
         tally = _tally(attacker)
     return tally
 

@@ -1,4 +1,4 @@
-"""What an attack holds and costs: descriptors, memory, processor time, metrics, and counters of the servers."""
+"""The resources that an attack uses: descriptors, memory, processor time, metrics, and counters of the servers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parse_metrics(text: str) -> Metrics:
 
 
 def read_metrics(address: str) -> Metrics:
-    """Return the metrics of a service; nothing where it does not answer within two seconds."""
+    """Return the metrics of a service; empty if it does not answer within two seconds."""
     with suppress(OSError, ValueError), urlopen(f"{address}/metrics", timeout=2) as answer:  # noqa: S310 - http
         return parse_metrics(answer.read().decode())
     return {}
@@ -51,7 +51,7 @@ def total(metrics: Metrics, name: str, labels: str = "") -> float | None:
 
 
 def worst_bucket(before: Metrics, after: Metrics, histogram: str) -> float | None:
-    """Return the upper bound of the highest bucket in which something was counted in between; None if nothing was."""
+    """Return the upper bound of the highest bucket that has grown; None if none has."""
     counts: dict[float, float] = {}
     for (name, labels), value in after.items():
         bound = _LE.search(labels)
@@ -66,7 +66,7 @@ def worst_bucket(before: Metrics, after: Metrics, histogram: str) -> float | Non
 
 @dataclass(slots=True)
 class Peaks:
-    """The most that was seen during an attack; ``descriptors`` is of one worker, ``memory_mb`` of all of them."""
+    """The maxima during an attack; ``descriptors`` is of one worker, ``memory_mb`` of all of them."""
 
     descriptors: int = 0
     auth_descriptors: int = 0
@@ -76,7 +76,7 @@ class Peaks:
 
 
 class Watch:
-    """Looks twice a second at what workers and auth hold, in a thread, while a block runs."""
+    """Samples the resources of workers and auth twice a second, in a thread, while a block runs."""
 
     def __init__(self, running: Running) -> None:
         self.peaks = Peaks()
@@ -107,7 +107,7 @@ class Watch:
 
 
 def most_descriptors(pids: list[int]) -> int:
-    """Return how many descriptors the process has that has the most."""
+    """Return the highest number of descriptors among the processes."""
     counts = [0]
     for pid in pids:
         with suppress(OSError):
@@ -116,7 +116,7 @@ def most_descriptors(pids: list[int]) -> int:
 
 
 def memory_of(pids: list[int]) -> float:
-    """Return what these processes hold in memory, in MB."""
+    """Return the memory of these processes in MB."""
     found = 0.0
     for pid in pids:
         with suppress(OSError, ValueError):
@@ -126,7 +126,7 @@ def memory_of(pids: list[int]) -> float:
 
 @dataclass(slots=True)
 class Counters:
-    """Counters at a moment; None where a service did not tell."""
+    """Counters at a moment; None if a service did not report them."""
 
     at: float
     cpu_s: float
@@ -142,7 +142,7 @@ class Counters:
 
 
 def count(running: Running) -> Counters:
-    """Ask every server for its counters."""
+    """Read the counters of every server."""
     proxy, auth = read_metrics(running.address), read_metrics(running.ops)
     rows, own = _traces(running.stack, running.tenant.id)
     return Counters(
@@ -182,7 +182,7 @@ _RATES: Final = (
 
 
 def rates(before: Counters, after: Counters) -> dict[str, float | None]:
-    """Return what was counted a second, and processor time in cores, between two moments."""
+    """Return the counts per second, and processor time in cores, between two moments."""
     seconds = after.at - before.at
     found: dict[str, float | None] = {}
     for name in _RATES:

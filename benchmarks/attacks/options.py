@@ -1,4 +1,4 @@
-"""What ``make bench-attacks`` measures, by its command line."""
+"""The command line of ``make bench-attacks``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Options:
 
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
-    """Return what the command line asks for."""
+    """Parse the command line."""
     default = Options()
     parser = argparse.ArgumentParser(
         prog="make bench-attacks ARGS=...",

@@ -1,4 +1,4 @@
-"""Programs that answer a line with a line: the victim and the attackers, in processes of their own."""
+"""Programs that answer each line with a line: the victim and the attackers, in processes of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _END_S: Final = 10
 
 
 class Program:
-    """A module of this package that runs; it ends with the block, and is killed if it does not end by itself."""
+    """A running module of this package; it ends with the block, and is killed if it does not."""
 
     def __init__(self, module: str, *arguments: str, first_line: str) -> None:
         self._process = subprocess.Popen(
@@ -50,7 +50,7 @@ class Program:
             killer.cancel()
 
     def end(self) -> None:
-        """End it. Doing it again does nothing."""
+        """End the program. Calling it again does nothing."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(OSError):

@@ -151,7 +151,7 @@ def counts(found: Mapping[str, int]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a figure with three digits at most behind what they tell; a dash where there is none."""
+    """Return a figure with three significant digits, or as an integer from 100; a dash if there is none."""
     if value is None:
         return "–"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004 - whole figures are enough there

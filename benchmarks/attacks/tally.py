@@ -1,4 +1,4 @@
-"""What an attacker got: answers, closed connections, and how long connections were held."""
+"""The attacker's results: responses, closed connections, and how long connections were held."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Tally:
         self.holds[str(last_status or UNANSWERED)].append(held_s)
 
     def told(self) -> dict[str, Any]:
-        """Return the counts as JSON can hold them; of the holds the number, the shortest, the median, the longest."""
+        """Return the counts for JSON; of the holds the number, the shortest, the median, the longest."""
         holds = {
             status: {
                 "closed": len(held),

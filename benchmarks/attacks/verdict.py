@@ -1,4 +1,4 @@
-"""What the victim's requests say: counts, percentiles, and whether an attack was withstood."""
+"""The evaluation of the victim's requests: counts, percentiles, and whether an attack was withstood."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ OK: Final = "ok"
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return a percentile, nearest rank; not a number where there are no values."""
+    """Return a percentile by nearest rank; NaN if there are no values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else math.nan
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Return what came of requests, over all and by kind. Times are of all that were answered or given up."""
+    """Return a summary of requests, in total and by kind. Times are of all that were answered or given up."""
     kinds = {sample.kind for sample in samples}
     of_kinds = {kind: _figures([sample for sample in samples if sample.kind == kind]) for kind in sorted(kinds)}
     return {**_figures(samples), "kinds": of_kinds}
@@ -41,9 +41,9 @@ def _figures(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def withstood(before: Mapping[str, Any], during: Mapping[str, Any]) -> bool:
-    """Tell whether no request failed during the attack and its p99 is at most twice that of before.
+    """Tell whether no request failed during the attack and its p99 is at most twice that before.
 
-    Without a request nothing is shown.
+    Without a request the result is false.
     """
     if not before["requests"] or not during["requests"] or during["failed"]:
         return False

@@ -31,7 +31,7 @@ WITHOUT_STREAMS: Final = (BUFFERED, BUFFERED, CONNECT, MISS)
 
 
 class Sample(NamedTuple):
-    """One request: its kind, what came of it (``ok``, a status, or a failure's name), and milliseconds."""
+    """One request: its kind, its outcome (``ok``, a status, or a failure's name), and milliseconds."""
 
     kind: str
     outcome: str
@@ -64,7 +64,7 @@ class Plan:
 
 
 class Victim:
-    """Sends requests; keeps connections that may be used again."""
+    """Sends requests over connections that are kept and reused."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -78,7 +78,7 @@ class Victim:
         self._stream = request(authority, CHAT, own, chat_body("gpt-stream", stream=True))
 
     async def run(self, seconds: float) -> list[Sample]:
-        """Send requests for so long, and return what came of each."""
+        """Send requests for some seconds, and return their samples."""
         loop, begin = asyncio.get_running_loop(), time.monotonic() + 0.02
         running = []
         for number in range(round(seconds * self._plan.rate)):

@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
             self._waiting = None
 
     async def closed_within(self, seconds: float) -> bool:
-        """Wait so long at most; tell whether the connection has ended."""
+        """Return whether the connection ends within this time."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.closed.wait(), seconds)
         return self.closed.is_set()

@@ -1,1 +1,1 @@
-"""`make exit-gate`: what "done" means (docs/performance.md), measured."""
+"""Measures the definition of done (docs/performance.md) for `make exit-gate`."""

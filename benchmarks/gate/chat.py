@@ -1,4 +1,4 @@
-"""Completions through the proxy: by OpenAI's SDK, streamed beside the provider's own clock, a hundred at a time."""
+"""Completions through the proxy: by OpenAI's SDK, streamed beside the provider's own clock, and 100 concurrently."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def by_the_sdk(scene: Scene) -> list[Line]:
 
 
 def first_streamed_byte(scene: Scene) -> list[Line]:
-    """Time the first event of streams from when the provider wrote it to when the client has it."""
+    """Time the first event of streams from its writing by the provider to its receipt by the client."""
     request = chat_request(scene.base_url, "gpt-stream", scene.headers, content=_QUESTION, stream=True)
     delays = scene.generator.run(run_streams, scene.base_url, request, STREAMS)
     ms = [delay / 1e6 for delay in delays.first]
@@ -61,9 +61,9 @@ def first_streamed_byte(scene: Scene) -> list[Line]:
 
 
 def overhead(scene: Scene) -> list[Line]:
-    """Send requests at a rate that keeps a hundred in flight; take off each what the provider spent on that one.
+    """Send requests at a rate that keeps a hundred in flight; subtract the provider's time from each.
 
-    First the same without a proxy: what of the figure is the machine's and the generator's.
+    First measure without a proxy, which shows the share of the machine and the generator.
     """
     run = scene.generator.run
     direct = [chat_request(scene.upstream, "gpt-paced", {})]
@@ -76,7 +76,7 @@ def overhead(scene: Scene) -> list[Line]:
 
 
 def judge_overhead(through: Load, floor: Load, seconds: float, others: str = "") -> Line:
-    """Return the line for a load through the proxy of so many seconds, and the same without one."""
+    """Return the line for a load of some seconds through the proxy, and the same load without one."""
     ms, floor_ms = ([answer.overhead_ns / 1e6 for answer in load.answers] for load in (through, floor))
     in_flight = sum(answer.answered_ns - answer.due_ns for answer in through.answers) / 1e9 / seconds
     note = (
@@ -90,12 +90,12 @@ def judge_overhead(through: Load, floor: Load, seconds: float, others: str = "")
 
 
 def directive_first(scene: Scene) -> list[Line]:
-    """See what the provider received."""
+    """Check the messages that the provider received."""
     return [judge_received(scene.received(), "system: Be brief.")]
 
 
 def judge_received(received: dict[str, int], directive: str) -> Line:
-    """Return the line for requests by their first message."""
+    """Return the line for received requests, by their first message."""
     good, of = received.get(directive, 0), sum(received.values())
     what = "the directive first in what the provider received"
     return Line(what, f"{good:,} of {of:,}", "all", passed=good == of > 0, value=good)

@@ -1,4 +1,4 @@
-"""What other programs judge: the security matrix by pytest, and the smoke test by its exit code."""
+"""Checks by other programs: the security matrix by pytest, and the smoke test by its exit code."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _COUNTS: Final = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpass
 
 
 def security_matrix() -> list[Line]:
-    """Run the matrix in a process of its own."""
+    """Run the matrix in its own process."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", _MATRIX]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_MOST_S, check=False)
     return [judge_tests("the security matrix", done.returncode, done.stdout)]
 
 
 def judge_tests(what: str, code: int, output: str) -> Line:
-    """Return the line for a run of pytest's, by its exit code and its last line."""
+    """Return the line for a pytest run, by its exit code and its last line."""
     lines = output.strip().splitlines()
     counts = {kind: int(count) for count, kind in _COUNTS.findall(lines[-1] if lines else "")}
     passed = counts.pop("passed", 0)
@@ -39,7 +39,7 @@ def judge_tests(what: str, code: int, output: str) -> Line:
 
 
 def e2e_smoke() -> list[Line]:
-    """Run ``make e2e-smoke`` with the key of the environment or, where there is none, against a scripted server."""
+    """Run ``make e2e-smoke`` with the key of the environment; without one, against a scripted server."""
     with ExitStack() as stack:
         environ, note = dict(os.environ), "with the key and server of the environment"
         if not environ.get("OPENAI_API_KEY"):

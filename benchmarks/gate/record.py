@@ -1,4 +1,4 @@
-"""Is everything on record: a checkpoint for every request, and every trace in time."""
+"""Check the record: a checkpoint for every request, and every trace in time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ALL_TRACES: Final = "SELECT request_id FROM {database:Identifier}.llm_traces"
 
 
 def traces_in_time(scene: Scene) -> list[Line]:
-    """Look again and again which traces can be queried, while requests are answered; the look's end is what counts."""
+    """Poll for traces while requests are answered. A trace counts as visible at the end of a poll."""
     database = scene.stack.clickhouse.name
     client = scene.stack.clickhouse.client()
     since = client.query("SELECT now64(6)").result_rows[0][0]
@@ -49,7 +49,7 @@ def traces_in_time(scene: Scene) -> list[Line]:
             looked = time.monotonic_ns()
             for (number,) in rows:
                 visible.setdefault(number, looked)
-            time.sleep(_LOOK_S)  # nothing tells that a trace has come
+            time.sleep(_LOOK_S)  # nothing signals that a trace has been stored
     disconnect(client)
     done = load.result()
     flaws = [f"{done.failed} failed"] if done.failed else []
@@ -63,7 +63,7 @@ def judge_traces(
     flaws: Sequence[str] = (),
     others: str = "",
 ) -> Line:
-    """Return the line for requests in the order in which they were sent, and when their traces were seen."""
+    """Return the line for requests in the order of their sending, and the times at which their traces were visible."""
     in_order = sorted(answers, key=lambda answer: answer.due_ns)
     pairs = list(zip(ids, in_order, strict=False))
     late = [(visible[number] - answer.answered_ns) / 1e6 for number, answer in pairs if number in visible]
@@ -76,7 +76,7 @@ def judge_traces(
 
 
 def all_on_record(scene: Scene) -> list[Line]:
-    """Wait, as long as delivery may take, for a checkpoint and a trace of every request that the provider received."""
+    """Wait, within the delivery's bound, for the checkpoint and trace of every request that the provider received."""
     received = sum(scene.received().values())
     return [
         judge_record(
@@ -87,7 +87,7 @@ def all_on_record(scene: Scene) -> list[Line]:
 
 
 def judge_record(what: str, found: Sequence[UUID], sent: Collection[UUID], received: int) -> Line:
-    """Return the line for what was found of so many requests that the provider received; ``sent`` are among them."""
+    """Return the line for the records of the requests that the provider received, which include ``sent``."""
     kept = set(found)
     lost, twice = len(set(sent) - kept), len(found) - len(kept)
     flaws = [f"{lost} that were sent are not there"] if lost else []
@@ -98,7 +98,7 @@ def judge_record(what: str, found: Sequence[UUID], sent: Collection[UUID], recei
 def _settled(look: Any, expected: int) -> list[UUID]:
     deadline = time.monotonic() + _PATIENCE_S
     while len(found := look()) < expected and time.monotonic() < deadline:
-        time.sleep(0.1)  # nothing tells that all is delivered
+        time.sleep(0.1)  # nothing signals the end of the delivery
     return list(found)
 
 

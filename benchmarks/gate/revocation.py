@@ -1,4 +1,4 @@
-"""How long a revoked token is served, healthy and with Redis cut off from everybody."""
+"""How long a revoked token is served, in normal operation and with Redis cut off from all processes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _HEALTHY_TRIES: Final = 3
 _CUT_TRIES: Final = 2
 _BOUND: Final = "5 s"
 _REDIS_LINKS: Final = ("proxy-redis", "auth-redis")
-# A machine that does much at once is not to be taken for a fault; the bound is the same.
+# A busy machine must not count as a fault; the bound is the same.
 _PATIENCE: Final = {"IBEX_AUTH_TIMEOUT": "0.5"}
 
 
 def revocations(scene: Scene) -> list[Line]:
-    """Start proxies and auth anew, a relay in each of their links, over the servers that are there; and revoke."""
+    """Start new proxies and auth with a relay in each link, over the existing servers, and revoke tokens."""
     stack = scene.stack
     stack.production.stop()
     stack.postgres.empty()
@@ -55,7 +55,7 @@ def revocations(scene: Scene) -> list[Line]:
 
 
 def judge_revocations(what: str, outcomes: Sequence[Outcome]) -> Line:
-    """Return the line for several revocations. Refusing a live token is a flaw, never refusing the revoked one too."""
+    """Return the line for several revocations. Refusing a live token or never refusing the revoked one is a flaw."""
     live = sum((sum(one.live.values()) for one in outcomes), 0)
     refused = sum(one.live.get(401, 0) for one in outcomes)
     flaws = [f"a live token was refused {refused} times"] if refused else []

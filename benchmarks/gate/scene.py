@@ -1,4 +1,4 @@
-"""The production wiring on loopback, a provider that counts what it receives, and what was sent to it."""
+"""The production wiring on loopback, with a provider that counts the requests it receives, and the requests sent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PACE: Final = ("--first-s", str(FIRST_BYTE_S), "--give-or-take-s", "0.1", "--ev
 
 @dataclass(slots=True)
 class Scene:
-    """What runs; ``sent`` are the ids of requests that were sent through IBEX, as far as they are known."""
+    """The running processes; ``sent`` holds the known ids of requests that were sent through IBEX."""
 
     stack: Stack
     upstream: str
@@ -44,33 +44,33 @@ class Scene:
 
     @property
     def base_url(self) -> str:
-        """IBEX, as clients are told of it."""
+        """The base URL of IBEX for clients."""
         return f"{self.stack.address}/v1"
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a client sends besides: its token."""
+        """The headers of a client: its token."""
         return {"authorization": f"Bearer {self.stack.token}"}
 
     def numbered(self, count: int) -> tuple[list[UUID], list[bytes]]:
-        """Return requests to IBEX that a client has given ids of its own, and those ids, which count as sent."""
+        """Return requests to IBEX with the client's own ids, and these ids, which count as sent."""
         ids = [uuid4() for _ in range(count)]
         self.sent |= set(ids)
         numbered = [{**self.headers, "x-request-id": str(number)} for number in ids]
         return ids, [chat_request(self.base_url, "gpt-paced", headers) for headers in numbered]
 
     def processes(self) -> dict[str, list[int]]:
-        """Return what belongs to the gate, by the processes that others descend from."""
+        """Return the topmost processes of the gate, by group."""
         own, postgres = os.getpid(), self.stack.postgres.server.pid
-        apart = [] if postgres is None or postgres in tree(own) else [postgres]  # it daemonizes
+        apart = [] if postgres is None or postgres in tree(own) else [postgres]  # the server daemonizes
         return {"gate": [own], "PostgreSQL": apart}
 
     def forget_received(self) -> None:
-        """Count what the provider receives from now on: what came before was not sent through IBEX."""
+        """Restart the count of received requests: earlier ones were not sent through IBEX."""
         self._before = self._all_received()
 
     def received(self) -> Counter[str]:
-        """Return how many requests the provider has received, by their first message."""
+        """Return the number of requests that the provider has received, by their first message."""
         return self._all_received() - self._before
 
     def _all_received(self) -> Counter[str]:
@@ -80,14 +80,14 @@ class Scene:
 
 
 def others_in(use: CpuUse) -> str:
-    """Say what others than the gate's own processes used of the machine meanwhile; nothing if it is not worth it."""
+    """Describe the processor time of processes outside the gate; empty if it is negligible."""
     cores = (use.machine_s - sum(use.by_group.values())) / use.wall_s
     return f"; others used {cores:.1f} of {os.cpu_count()} cores" if cores >= _NOT_QUIET_CORES else ""
 
 
 @contextmanager
 def scene() -> Iterator[Scene]:
-    """Start everything, and stop it in the end."""
+    """Start everything, and stop it at the end."""
     with (
         Generator() as generator,
         fast_provider(*_PACE, "--processes", "1") as upstream,

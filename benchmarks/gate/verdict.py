@@ -1,4 +1,4 @@
-"""One line of the gate: a figure, its limit, and whether it is kept; and all lines as a table."""
+"""A line of the gate: a figure, its limit, and whether it passes; and all lines as a table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GREEN, _RED, _PLAIN = "\033[32m", "\033[31m", "\033[0m"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """``figure`` and ``limit`` are for people, with their units; ``value`` is the figure alone, None if it is none."""
+    """``figure`` and ``limit`` are for people, with units; ``value`` is the number alone, None if there is none."""
 
     what: str
     figure: str
@@ -25,20 +25,20 @@ class Line:
 
 
 def at_most(what: str, value: float, limit: str, *, note: str = "", flaws: Sequence[str] = ()) -> Line:
-    """Judge a figure by a limit such as ``20 ms``. A figure that is no number, or that has flaws, does not pass."""
+    """Return a line that compares a figure with a limit such as ``20 ms``. NaN or a flaw does not pass."""
     most, unit = limit.split(" ", 1)
-    passed = value <= float(most) and not flaws  # of not a number, nothing is true
+    passed = value <= float(most) and not flaws  # comparisons with NaN are false
     return Line(what, f"{_told(value)} {unit}", f"≤ {limit}", passed, _joined(flaws, note), value)
 
 
 def every_one(what: str, good: int, of: int, *, note: str = "", flaws: Sequence[str] = ()) -> Line:
-    """Judge that all of something are good, and that there is something."""
+    """Return a line that passes if all items are good and there is at least one."""
     passed = good == of > 0 and not flaws
     return Line(what, f"{good:,} of {of:,}", "all", passed, _joined(flaws, note), good)
 
 
 def broken(what: str, error: BaseException) -> Line:
-    """Return the line of what could not be measured, which does not pass."""
+    """Return the line of a failed measurement, which does not pass."""
     said = (str(error).strip().splitlines() or [""])[-1]
     return Line(what, "not measured", "", passed=False, note=f"{type(error).__name__}: {said}"[:200])
 
@@ -49,7 +49,7 @@ def exit_code(lines: Sequence[Line]) -> int:
 
 
 def table_of(lines: Sequence[Line], *, colour: bool) -> str:
-    """Return the lines as an aligned table, and under it what they come to."""
+    """Return the lines as an aligned table, with a summary below it."""
     rows = [_HEAD, *(("pass" if line.passed else "FAIL", *_cells(line)) for line in lines)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

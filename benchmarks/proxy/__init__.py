@@ -1,1 +1,1 @@
-"""What ``make bench`` measures and how it tells it, a module a subject; see ``benchmarks.bench``."""
+"""The measurements and reports of ``make bench``, one module per subject; see ``benchmarks.bench``."""

@@ -1,4 +1,4 @@
-"""Where, when and of what the figures are."""
+"""The machine, the time and the versions of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Peer(Protocol):
 
 
 def describe(scene: Scene) -> dict[str, Any]:
-    """Return machine, commit, time and versions, all as text."""
+    """Return machine, commit, time and versions as text."""
     changed = bool(_said("git", "status", "--porcelain", "--untracked-files=no"))
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -57,7 +57,7 @@ def _versions(scene: Scene) -> dict[str, str]:
 
 
 def installed(peers: Mapping[str, _Peer]) -> dict[str, str]:
-    """Return the packages of those that are there to be measured."""
+    """Return the versions of those packages that are installed."""
     return {name: peer.package for name, peer in peers.items() if peer.is_installed}
 
 
@@ -72,7 +72,7 @@ def _version(*command: str) -> str:
 
 
 def _said(*command: str) -> str:
-    """Return what a command says; nothing if there is no such command."""
+    """Return the output of a command; empty if the command does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:

@@ -1,4 +1,4 @@
-"""Numbers 1 and 2: connections that never wait, an instant provider; one worker beside its peers, and more workers."""
+"""Numbers 1 and 2: a closed loop with an instant provider; one worker beside its peers, and more workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SLOW_S: Final = 6.0
 
 
 def measure_closed(scene: Scene, options: Options) -> dict[str, Any]:
-    """Return runs by name of target: each as ``Measured`` with its use of the processors."""
+    """Return runs by name of target, each as ``Measured`` with its processor use."""
 
     def measure(name: str) -> dict[str, Any]:
         load = scene.generator.closed_loop

@@ -1,4 +1,4 @@
-"""Where load comes from: wrk, or a process of its own with this project's generator, which is checked by itself."""
+"""The load generator: wrk, or a process with this project's generator, which is also measured without a proxy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HAS_WRK: Final = shutil.which("wrk") is not None
 
 
 class Generator(AbstractContextManager["Generator"]):
-    """A process that generates load, so that nothing else of the benchmark stands in its way."""
+    """A process that generates load, separate from the rest of the benchmark."""
 
     def __init__(self) -> None:
         self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
@@ -38,20 +38,20 @@ class Generator(AbstractContextManager["Generator"]):
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
-        """Run a function of some module there and return its result."""
+        """Run a function of a module in the process and return its result."""
         return self.begin(function, *arguments, **options).result()
 
     def begin(self, function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> Future[R]:
-        """Begin to run it and return what its result will be in."""
+        """Start a function in the process and return the future of its result."""
         return self._pool.submit(function, *arguments, **options)
 
     def settle(self, target: Target) -> None:
-        """Wait until a target has time for a request again: some go on with those whose clients have left."""
+        """Wait until a target answers promptly again: some continue requests whose clients have left."""
         request = target.request("gpt-instant")
         self.run(as_fast_as_answered, target.base_url, [request], connections=1, most=_SETTLED)
 
     def closed_loop(self, target: Target, *, connections: int, seconds: float) -> Measured:
-        """Ask for instant answers without a pause, with wrk where it is there."""
+        """Request instant responses in a closed loop, with wrk if it is installed."""
         request = target.request("gpt-instant")
         if not HAS_WRK:
             load = self.run(as_fast_as_answered, target.base_url, [request], connections=connections, seconds=seconds)
@@ -62,14 +62,14 @@ class Generator(AbstractContextManager["Generator"]):
 
 
 def curve(values: Sequence[float]) -> dict[float, float]:
-    """Return values by percentile: those percentiles that a curve is drawn of, as far as there are values for them."""
+    """Return values by percentile, for those percentiles of a curve that the number of values supports."""
     ordered = sorted(values)
     enough = [percent for percent in PERCENTILES if len(ordered) * (100 - percent) >= 100]  # noqa: PLR2004 - one value
     return {percent: ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] for percent in enough}
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return a percentile, nearest rank; not a number where there are no values."""
+    """Return a percentile by nearest rank; NaN if there are no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else math.nan
 

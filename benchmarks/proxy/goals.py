@@ -1,4 +1,4 @@
-"""The eight numbers to reach, each with its target and what a run reached."""
+"""The eight goals, each with its target and the figure that a run reached."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def goals_of(results: Results) -> list[Goal]:
-    """Return goals with ``number, what, target, reached, met, note``; ``met`` is None where it was not measured."""
+    """Return goals with ``number, what, target, reached, met, note``; ``met`` is None if it was not measured."""
     makers: tuple[Callable[[Results], Iterator[Goal]], ...] = (
         _closed,
         _per_worker,
@@ -31,7 +31,7 @@ def goals_of(results: Results) -> list[Goal]:
 
 
 def median(runs: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Return the median of what the rounds measured; not a number where none did."""
+    """Return the median of the rounds; NaN if none measured a value."""
     values = [run[key] for run in runs if run.get(key) is not None]
     return statistics.median(values) if values else float("nan")
 
@@ -41,9 +41,9 @@ def _goal(number: int, what: str, target: str, reached: str, *, met: bool | None
 
 
 def _at_most(number: int, what: str, reached: float, most: str, note: str = "") -> Goal:
-    """Return a goal whose target is a figure with its unit: at most that."""
+    """Return a goal whose target is a maximum with its unit."""
     figure, unit = most.split(" ", 1)
-    if reached < 0:  # a difference of two measurements that tells how far they are from each other, and nothing else
+    if reached < 0:  # the difference of two measurements, which shows only their distance
         met = True if -reached <= float(figure) else None
         return _goal(number, what, f"≤ {most}", "within noise", met=met, note=note)
     digits = 0 if reached >= 100 else 1 if reached >= 10 else 2  # noqa: PLR2004 - three that count

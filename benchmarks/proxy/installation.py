@@ -1,7 +1,7 @@
-"""Which IBEX is measured: as its users install it, from an environment without any extra, or that of development.
+"""The measured installation of IBEX: as users install it, without extras, or the development environment.
 
-In the latter its libraries find what development brings along (pydantic, OpenTelemetry, werkzeug, psutil) and import
-it: memory that no user's worker holds. As a program, this says of the interpreter that runs it what it is.
+In the latter, its libraries find and import development packages (pydantic, OpenTelemetry, werkzeug, psutil), which use
+memory that a user's worker does not need. As a program, this module describes its interpreter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PACKAGES: Final = ("litestar", "uvicorn", "uvloop", "httptools", "msgspec", "gr
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """An interpreter with IBEX, which runs auth and the proxies, and what is there of its libraries."""
+    """An interpreter with IBEX, which runs auth and the proxies, and the versions of its libraries."""
 
     python: str
     is_of_users: bool
@@ -44,7 +44,7 @@ class Installation:
 
 
 def find_installation(of_users: Path = PYTHON_OF_USERS) -> Installation:
-    """Return what users have if the processes of this very source can be imported there, else this interpreter's."""
+    """Return the users' installation if it can import the processes of this source, else this interpreter's."""
     try:
         asked = subprocess.run([of_users, "-I", __file__], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -59,8 +59,8 @@ def find_installation(of_users: Path = PYTHON_OF_USERS) -> Installation:
 def is_optimized(arguments: str, flags: str, schemes: Sequence[str]) -> bool:
     """Tell from its configuration whether an interpreter was built with profile-guided optimization.
 
-    Debian and Ubuntu optimize theirs without the option, and leave no trace of the flags; what is theirs alone is a
-    scheme of where packages are installed.
+    Debian and Ubuntu optimize theirs without the option and leave no trace of the flags. They are recognized by an
+    installation scheme that only they have.
     """
     return "--enable-optimizations" in arguments or "-fprofile-use" in flags or "deb_system" in schemes
 
@@ -75,7 +75,7 @@ def _facts() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Import what the processes import, and write the facts, as JSON."""
+    """Import the modules of the processes, and write the facts as JSON."""
     for name in _PROCESSES:
         importlib.import_module(name)
     source = Path(str(sys.modules["ibex"].__file__)).parent

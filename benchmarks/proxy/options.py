@@ -1,4 +1,4 @@
-"""How much is measured: the full run, or a quick one that shows that everything works."""
+"""The extent of the measurements: the full run, or a quick one that only shows that everything works."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECTIONS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Seconds are of each single measurement; the warm-up comes on top."""
+    """Seconds apply to each single measurement; the warm-up is additional."""
 
     quick: bool = False
     rounds: int = 3
@@ -40,7 +40,7 @@ class Options:
 
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
-    """Return what the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description="The numbers of IBEX beside its peers.")
     parser.add_argument("--quick", action="store_true", help="a little of everything, in three minutes")
     parser.add_argument("--rounds", type=int, help="how many turns each has (3; quick: 1)")

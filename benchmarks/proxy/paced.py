@@ -1,4 +1,4 @@
-"""Number 3: a provider with a model's pace, requests at a fixed rate, and what the proxy adds to each of them."""
+"""Number 3: a provider with a model's pace, requests at a fixed rate, and the proxy's overhead for each of them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ WAY: Final = "to provider and back"
 
 
 def measure_paced(scene: Scene, options: Options, rates: Mapping[str, float]) -> dict[str, Any]:
-    """Return runs by name of target; ``rates`` are requests a second that peers reached in a closed loop.
+    """Return runs by name of target; ``rates`` are requests per second that peers reached in a closed loop.
 
-    One that could not keep up gets half of what it can, so that its overhead is no waiting line's, and the run says so.
+    A peer that cannot keep up gets half of its rate, so that its overhead is not queueing time, and the run reports
+    this.
     """
     full = options.in_flight / FIRST_BYTE_S
     seconds = max(options.seconds, 3.0)
@@ -68,7 +69,7 @@ def measure_paced(scene: Scene, options: Options, rates: Mapping[str, float]) ->
 
 
 def _told(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Return percentiles in milliseconds: of the overhead, and of how late the generator itself was."""
+    """Return percentiles in milliseconds: of the overhead, and of the generator's own delay."""
     overhead = [answer.overhead_ns / 1e6 for answer in answers]
     late = [(answer.sent_ns - answer.due_ns) / 1e6 for answer in answers]
     held = [answer.provider_ns / 1e9 for answer in answers]
@@ -84,7 +85,7 @@ def _told(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def _stages(answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
-    """Return p50 and p99 in ms of each stage that Server-Timing tells of: of the provider's, what is not its own."""
+    """Return p50 and p99 in ms of each stage of Server-Timing; for the provider's, the time beyond its own."""
     stages: dict[str, list[float]] = defaultdict(list)
     for answer in answers:
         told = (part.split(";dur=") for part in answer.timing.split(", ") if ";dur=" in part)

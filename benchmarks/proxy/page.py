@@ -1,4 +1,4 @@
-"""The report's page: its frame and its style, light and dark, with nothing that is loaded from elsewhere."""
+"""The report's page: its frame and its style, light and dark, without external resources."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def section(title: str, lead: str, *parts: str) -> str:
 
 
 def heads(facts: Sequence[tuple[str, str]]) -> str:
-    """Return a row of figures, each with what it is."""
+    """Return a row of figures, each with its description."""
     cells = "".join(
         f'<div class="head"><b>{escape(figure)}</b><span class="soft small">{escape(what)}</span></div>'
         for figure, what in facts
@@ -76,7 +76,7 @@ def chart(title: str, svg: str) -> str:
 
 
 def html_table(table: Table, kind: str = "") -> str:
-    """Return a table; what is met or not stands out."""
+    """Return a table; cells that say whether a goal is met are highlighted."""
     marks = {"yes": ' class="yes"', "NO": ' class="no"'}
     head = "".join(f"<th>{escape(name)}</th>" for name in table.head)
     rows = "".join(

@@ -1,9 +1,9 @@
-"""What a request costs by part of the program: where a sampling profiler finds the worker under full load.
+"""The cost of a request by part of the program: where a sampling profiler finds the worker under full load.
 
-py-spy looks at the worker from outside some hundred times a second and sees the thread that holds the interpreter
-lock, if one does; time in system calls that let go of it is not seen. A sample belongs to the part that the innermost
-frame of IBEX is in, so what a library does for a part is that part's. It slows the worker a little, so shares are taken
-from this run, and what they are shares of from the undisturbed ones.
+py-spy samples the worker from another process some hundred times a second and sees the thread that holds the
+interpreter lock, if any; it does not see system calls that release the lock. A sample counts for the part of the
+innermost frame of IBEX, so the time of a library counts for the part that calls it. The profiler slows the worker a
+little, so the shares are taken from this run, and the totals from the undisturbed ones.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PARTS: Final = {
 
 
 def measure_profile(scene: Scene, options: Options) -> dict[str, Any] | None:
-    """Return shares of samples by part, and functions by samples of their own; None without py-spy."""
+    """Return shares of samples by part, and functions by their own samples; None without py-spy."""
     if not PROGRAM.exists():
         scene.missing.append("py-spy")
         return None
@@ -63,7 +63,7 @@ def measure_profile(scene: Scene, options: Options) -> dict[str, Any] | None:
 
 
 def read_profile(lines: Sequence[str]) -> dict[str, Any]:
-    """Return what py-spy's raw lines say: each a stack, its frames by semicolon, the innermost last, and a count."""
+    """Parse py-spy's raw lines: a stack, its frames separated by semicolons with the innermost last, and a count."""
     parts: Counter[str] = Counter()
     functions: Counter[str] = Counter()
     for line in lines:
@@ -88,7 +88,7 @@ def _part(frames: Sequence[str]) -> str:
 
 
 def _function(frame: str) -> str:
-    """Return a frame's function and file without the folders above its package, nor the line."""
+    """Return a frame's function and file, without the line and the folders above its package."""
     name, _, place = frame.partition(" (")
     file = place.rpartition(":")[0] or place.rstrip(")")
     for above in ("/site-packages/", "/src/", "/lib/python"):

@@ -1,4 +1,4 @@
-"""The report of a run, as one page that needs nothing else: what was reached, the curves behind it, and of what."""
+"""The report of a run as one self-contained page: the goals, the curves behind them, and the environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHORT_US: Final = 100.0
 
 
 def write_report(path: Path, results: Results) -> Path:
-    """Write the page and return where it is."""
+    """Write the page and return its path."""
     makers = {
         "closed": _closed,
         "profile": _profile,

@@ -1,4 +1,4 @@
-"""Number 5: large requests, and whether what is idle costs those that are not."""
+"""Number 5: large requests, and whether idle agents and sessions slow down the active ones."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def measure_sizes(scene: Scene, options: Options) -> dict[str, Any]:
 
 
 def measure_idle(scene: Scene, options: Options) -> dict[str, Any]:
-    """Return what a request of one token costs before and after many others, each of its own agent and session.
+    """Return the cost of one token's requests before and after many others, each with its own agent and session.
 
-    And at once afterwards with a worker that has met none of them, so that what has changed of the machine shows.
+    Then measure at once a fresh worker, which has served none of them, to show changes of the machine.
     """
     with scene.ibex(1) as ibex:
         before = _cost(scene, ibex, options)
@@ -91,7 +91,7 @@ def _cost(scene: Scene, ibex: Target, options: Options) -> dict[str, float]:
 
 
 async def _create(environ: Mapping[str, str], count: int) -> list[str]:
-    """Make so many agents, each with a token that is bound to it, and return the tokens."""
+    """Create agents, each with a token that is bound to it, and return the tokens."""
     async with administration(Settings.load(environ)) as admin:
         (organization,) = await admin.identity.organizations()
         turn = asyncio.Semaphore(_AT_ONCE)

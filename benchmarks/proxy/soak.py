@@ -18,9 +18,9 @@ _MINUTE_S: Final = 60.0
 
 
 def measure_soak(scene: Scene, options: Options) -> dict[str, Any]:
-    """Return slices of a minute, or of a sixth of the whole where that is less: rate, p99, failed, memory in MB.
+    """Return slices of a minute, or a sixth of the whole if that is less: rate, p99, failed, memory in MB.
 
-    Memory is that of the largest worker at the end of the slice, and of the processes beside it.
+    Memory is that of the largest worker at the end of the slice, and of the other processes.
     """
     whole_s = options.soak_minutes * _MINUTE_S
     slice_s = min(_MINUTE_S, whole_s / _SLICES)

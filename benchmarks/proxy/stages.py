@@ -26,7 +26,7 @@ TARGETS_US: Final = {
 
 
 def measure_stages(results: Path, *, quick: bool) -> dict[str, Any] | None:
-    """Have them measured, or in a quick run read what was left, and return the same as ``read_stages``."""
+    """Measure the stages, or in a quick run read the last results; return the same as ``read_stages``."""
     if not quick:
         subprocess.run([sys.executable, "-m", "benchmarks.stages"], check=True, stdout=subprocess.DEVNULL)
     stages = read_stages(results)
@@ -35,7 +35,7 @@ def measure_stages(results: Path, *, quick: bool) -> dict[str, Any] | None:
 
 
 def read_stages(results: Path) -> dict[str, Any] | None:
-    """Return median and mean in microseconds by benchmark, and of which commit; None where there are none."""
+    """Return median and mean in microseconds by benchmark, and the commit; None if there are no results."""
     file = results / FILE
     if not file.exists():
         return None
@@ -48,11 +48,11 @@ def read_stages(results: Path) -> dict[str, Any] | None:
 
 
 def target_us(name: str) -> float | None:
-    """Return what a stage may take, in microseconds, by its benchmark's name; None if nothing is said of it."""
+    """Return the target of a stage in microseconds, by its benchmark's name; None if it has none."""
     words = name.lower()
     return next((most for word, most in TARGETS_US.items() if word in words), None)
 
 
 def spoken(name: str) -> str:
-    """Return a benchmark's name as it is read."""
+    """Return a benchmark's name in readable form."""
     return name.removeprefix("test_").replace("_", " ").replace("[", ": ").removesuffix("]")

@@ -1,4 +1,4 @@
-"""Number 7: from the start of the command to the first answered completion, embedded and in production."""
+"""Number 7: from the start of the command to the first completion, embedded and in production."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUESTION: Final = [{"role": "user", "content": "What is an ibex?"}]
 
 
 def measure_starts(scene: Scene, options: Options) -> dict[str, Any]:
-    """Return seconds from start to answer: embedded on a new folder and on an old one, production's proxy."""
+    """Return seconds from start to response: embedded in a new and in an existing folder, and production's proxy."""
     found: dict[str, Any] = {"embedded_s": [], "production_s": []}
     with folder_of_its_own() as folder:
         for number in range(options.starts + 1):
@@ -42,7 +42,7 @@ def _list(seconds: list[float]) -> str:
 
 def _embedded(folder: Any) -> float:
     began = time.monotonic()
-    dev = IbexDev.start(folder / "home", {})  # without a key the built-in echo answers
+    dev = IbexDev.start(folder / "home", {})  # without a key, the built-in echo provider answers
     try:
         _ask(dev.address, dev.installation["agent_token"], "gpt-4o")
         return time.monotonic() - began
@@ -58,11 +58,11 @@ def _production(scene: Scene) -> float:
 
 
 def _ask(address: str, token: str, model: str) -> None:
-    """Ask until there is an answer: what is refused while something still starts belongs to the start."""
+    """Request until there is a response: refusals while parts still start count as start time."""
     body = {"model": model, "messages": _QUESTION}
     deadline = time.monotonic() + _TIMEOUT_S
     with httpx.Client(trust_env=False, headers={"authorization": f"Bearer {token}"}) as client:
         while client.post(f"{address}/v1/chat/completions", json=body).status_code != httpx.codes.OK:
             if time.monotonic() > deadline:
                 raise TimeoutError("no completion was answered")
-            time.sleep(0.01)  # it says nothing when it could
+            time.sleep(0.01)  # the process does not report when it could answer

@@ -1,4 +1,4 @@
-"""Number 4, and memory of number 6: many streams at once, and how late each of their events comes."""
+"""Number 4, and the memory of number 6: many concurrent streams, and the delay of each of their events."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WARM_UP_S: Final = 1.0
 
 
 def measure_streams(scene: Scene, options: Options) -> dict[str, Any]:
-    """Return runs by name of target: with many streams IBEX beside the provider alone, with few all of the peers."""
+    """Return runs by name of target: many streams for IBEX and the provider alone, few for all of the peers."""
 
     def many(name: str) -> dict[str, Any]:
         return _measure(scene, name, options.streams)
@@ -76,7 +76,7 @@ def _told(delays: Delays) -> dict[str, Any]:
 
 
 def measure_memory(scene: Scene, options: Options) -> dict[str, Any]:
-    """Return what one worker holds in memory, in MB: at rest, with many streams open that all have events, after."""
+    """Return the memory of one worker in MB: at rest, with many active streams, and afterwards."""
     with fast_provider_process(*_SLOW) as (url, _), scene.ibex(1, OPENAI_BASE_URL=url) as ibex:
         (worker,) = ibex.workers
         scene.generator.settle(ibex)
@@ -91,12 +91,12 @@ def measure_memory(scene: Scene, options: Options) -> dict[str, Any]:
 
 
 def _while_open(scene: Scene, ibex: Target, worker: int, count: int) -> tuple[float, Delays]:
-    """Return the most that was held while the streams ran, and how those went."""
+    """Return the maximum while the streams ran, and the streams' results."""
     running = scene.generator.begin(
         run_streams, ibex.base_url, ibex.request("gpt-stream", stream=True), count, most_s=_SLOW_STREAM_S * 5
     )
     most = 0.0
     while not running.done():
         most = max(most, memory_mb(worker))
-        time.sleep(0.05)  # a sample, there is nothing to wait for
+        time.sleep(0.05)  # a sampling interval; there is nothing to wait for
     return most, running.result()

@@ -1,6 +1,7 @@
-"""Charts as inline SVG, by hand: few kinds, no dependency, and colours that the page's style sets.
+"""Charts as inline SVG, without dependencies; the page's style sets their colours.
 
-A mark's class is its series' (``s0`` to ``s7``, by ``style_of``); the page gives classes their colours, light and dark.
+The class of a mark is that of its series (``s0`` to ``s7``, by ``style_of``); the page gives the classes their colours,
+light and dark.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def style_of(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Where values are: ``place`` gives 0 to 1; ``ticks`` are values with what is written at them."""
+    """The scale of an axis: ``place`` maps a value to 0 to 1; ``ticks`` are values with their labels."""
 
     place: Callable[[float], float]
     ticks: Sequence[tuple[float, str]]
@@ -58,7 +59,7 @@ def logarithmic(values: Sequence[float], title: str) -> Axis:
 
 
 def percentiles(last: float) -> Axis:
-    """Return an axis on which each further nine takes the same room, up to such a percentile."""
+    """Return an axis on which each further nine takes the same space, up to the given percentile."""
     shown = [(0.0, "0"), (50.0, "50"), (90.0, "90"), (99.0, "99"), (99.9, "99.9"), (99.99, "99.99")]
     nines = math.log10(100 / (100 - last))
     ticks = [(value, text) for value, text in shown if value <= last + 1e-9]
@@ -66,7 +67,7 @@ def percentiles(last: float) -> Axis:
 
 
 def lines(series: Mapping[str, Points], x: Axis, y: Axis, *, height: int = 300, marks: bool = False) -> str:
-    """Return a chart of a line for each series, named at its end."""
+    """Return a chart with one line per series, named at its end."""
     right, bottom = WIDTH - _RIGHT, height - _BOTTOM
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
@@ -90,7 +91,7 @@ def lines(series: Mapping[str, Points], x: Axis, y: Axis, *, height: int = 300, 
 
 
 def bars(rows: Sequence[tuple[str, float, str]], *, most: float | None = None) -> str:
-    """Return horizontal bars: each a name, a value, and what is written behind it."""
+    """Return horizontal bars: each a name, a value, and a label behind it."""
     height = len(rows) * (_BAR + _GAP) + _GAP
     left, right = 24 + max([18, *(len(name) for name, _, _ in rows)]) * _LETTER, WIDTH - 200
     top = most or max([value for _, value, _ in rows] or [1.0]) or 1.0
@@ -110,7 +111,7 @@ def bars(rows: Sequence[tuple[str, float, str]], *, most: float | None = None) -
 def stacked(
     rows: Mapping[str, Mapping[str, float]], unit: str, *, order: Sequence[str] = (), most: float | None = None
 ) -> str:
-    """Return horizontal bars of parts, with a legend in this order; a line at ``most`` says: no more than this."""
+    """Return horizontal stacked bars, with a legend in this order. A line at ``most`` marks the limit."""
     there = {group for parts in rows.values() for group in parts}
     groups = [*order, *(group for parts in rows.values() for group in parts if group not in order)]
     groups = [group for group in dict.fromkeys(groups) if group in there]
@@ -146,7 +147,7 @@ def stacked(
 
 
 def _shade(group: str, number: int, order: Sequence[str]) -> int:
-    """Return a part's colour: by its place in the order that charts share, else in this one."""
+    """Return a part's colour: by its place in the common order of the charts, else in this chart's."""
     return order.index(group) if group in order else number % len(_STYLES)
 
 
@@ -169,7 +170,7 @@ def _frame(x: Axis, y: Axis, height: int) -> str:
 
 
 def _names(ends: Sequence[tuple[tuple[float, float], str, str]], right: float, bottom: float) -> list[str]:
-    """Write the series' names at the right, moved apart where lines end close to each other."""
+    """Write the series' names at the right, moved apart if lines end close to each other."""
     room = 15.0
     places = sorted(ends, key=lambda end: end[0][1])
     heights: list[float] = []

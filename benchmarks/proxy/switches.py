@@ -138,5 +138,5 @@ def _traced(scene: Scene, target: Target, a_second: float, seconds: float) -> Co
 
 
 def _end(tracer: subprocess.Popen[str]) -> Sequence[str]:
-    tracer.send_signal(signal.SIGINT)  # strace prints its table, and leaves the process alone
+    tracer.send_signal(signal.SIGINT)  # strace prints its table, and detaches from the process
     return tracer.communicate(timeout=60)[1].splitlines()

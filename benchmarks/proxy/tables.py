@@ -1,4 +1,4 @@
-"""The tables of a run, for the terminal and for the report alike."""
+"""The tables of a run, for both the terminal and the report."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def show(tables: Sequence[Table]) -> None:
 
 
 def all_tables(results: Mapping[str, Any]) -> list[Table]:
-    """Return the tables of what a run has measured, the goals last, where a terminal's reader looks."""
+    """Return the tables of a run. The goals come last, where they are visible in a terminal."""
     makers = {
         "closed": closed_table,
         "profile": profile_table,
@@ -63,7 +63,7 @@ def all_tables(results: Mapping[str, Any]) -> list[Table]:
 
 
 def goals_table(results: Mapping[str, Any]) -> Table:
-    """Return target and reached of the eight numbers."""
+    """Return the table of the eight goals, with target and result."""
     rows = [
         [str(goal["number"]), goal["what"], goal["target"], goal["reached"], MET[goal["met"]], goal["note"]]
         for goal in results["goals"]
@@ -73,7 +73,7 @@ def goals_table(results: Mapping[str, Any]) -> Table:
 
 
 def closed_table(results: Mapping[str, Any]) -> Table:
-    """Return the closed loop: rates, latencies, processor time a request."""
+    """Return the table of the closed loop: rates, latencies, processor time per request."""
     runs = results["closed"]["runs"]
     best = median(runs[NGINX], "rate") if NGINX in runs else None
     rows = []
@@ -99,13 +99,13 @@ def closed_table(results: Mapping[str, Any]) -> Table:
 
 
 def profile_table(results: Mapping[str, Any]) -> Table:
-    """Return shares of a worker's processor time by part of the program."""
+    """Return the table of a worker's processor time by part of the program."""
     rows = [[part, f"{share:.1%}"] for part, share in results["profile"]["parts"].items()]
     return Table("A worker's processor time under full load, by part", ["", "share"], rows)
 
 
 def paced_table(results: Mapping[str, Any]) -> Table:
-    """Return what is added to a provider with a model's pace."""
+    """Return the table of the overhead with a provider at a model's pace."""
     rows = [
         [
             name,
@@ -126,7 +126,7 @@ def paced_table(results: Mapping[str, Any]) -> Table:
 
 
 def switches_table(results: Mapping[str, Any]) -> Table:
-    """Return context switches by thread, and the most frequent system calls, of a request at a fixed rate."""
+    """Return the table of context switches by thread, and of the most frequent system calls, at a fixed rate."""
     found = results["switches"]
     rows = [
         [name, f"{kinds[VOLUNTARY]:.2f}", f"{kinds[INVOLUNTARY]:.2f}", f"{sum(quiet.get(name, {}).values()):.1f}"]
@@ -142,13 +142,13 @@ def switches_table(results: Mapping[str, Any]) -> Table:
 
 
 def stages_table(results: Mapping[str, Any]) -> Table:
-    """Return what Server-Timing said of the stages during the paced load."""
+    """Return the table of the Server-Timing stages during the paced load."""
     rows = [[name, f"{p50:.3f} ms", f"{p99:.3f} ms"] for name, (p50, p99) in stages_of(results).items()]
     return Table("Stages of a request, by Server-Timing, paced load", ["", "p50", "p99"], rows)
 
 
 def stages_of(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Return p50 and p99 in milliseconds by stage, medians of the rounds; empty if none told."""
+    """Return p50 and p99 in milliseconds by stage, medians of the rounds; empty if no round has stages."""
     all_runs: Mapping[str, list[Mapping[str, Any]]] = results["paced"]["runs"]
     runs = next((found for name, found in all_runs.items() if name.startswith("IBEX")), [])
     names = [name for run in runs[:1] for name in run.get("stages", {})]
@@ -157,7 +157,7 @@ def stages_of(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def streams_table(results: Mapping[str, Any]) -> Table:
-    """Return how late events come, with many streams and, beside the peers, with few."""
+    """Return the table of event delays, with many streams and, for IBEX and its peers, with few."""
     streams = results["streams"]
     rows = []
     runs: Mapping[str, Any]
@@ -172,7 +172,7 @@ def streams_table(results: Mapping[str, Any]) -> Table:
 
 
 def sizes_table(results: Mapping[str, Any]) -> Table:
-    """Return what large requests take, one at a time."""
+    """Return the table of large requests, one at a time."""
     runs = results["sizes"]["runs"]
     sizes = list(next(iter(runs.values()))[0])
     rows = [
@@ -183,7 +183,7 @@ def sizes_table(results: Mapping[str, Any]) -> Table:
 
 
 def soak_table(results: Mapping[str, Any]) -> Table:
-    """Return full load, slice by slice."""
+    """Return the table of the full load, slice by slice."""
     rows = [
         [
             f"{one['until_s']:.0f} s",
@@ -201,7 +201,7 @@ def soak_table(results: Mapping[str, Any]) -> Table:
 
 
 def starts_table(results: Mapping[str, Any]) -> Table:
-    """Return how soon there is a first answer."""
+    """Return the table of the times to the first response."""
     starts = results["starts"]
     rows = [["embedded, a new folder", f"{starts['embedded_new_s']:.2f} s", ""]]
     for name, key in (("embedded, an old folder", "embedded_s"), ("production", "production_s")):
@@ -211,7 +211,7 @@ def starts_table(results: Mapping[str, Any]) -> Table:
 
 
 def machine_table(results: Mapping[str, Any]) -> Table:
-    """Return what used the processors during the measurements, in cores: 1.00 is one core all the time."""
+    """Return the table of the processor use during the measurements, in cores: 1.00 is one core all the time."""
     uses = machine_uses(results)
     groups = list(GROUPS)
     rows = [
@@ -221,7 +221,7 @@ def machine_table(results: Mapping[str, Any]) -> Table:
 
 
 def machine_uses(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return cores by group and measurement; others are what is no part of the benchmark, and the kernel's own work."""
+    """Return cores by group and measurement. ``others`` are processes outside the benchmark and the kernel."""
     subjects = {
         "closed loop": results.get("closed", {}).get("runs", {}),
         "paced": results.get("paced", {}).get("runs", {}),
@@ -243,7 +243,7 @@ def machine_uses(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def disturbance(results: Mapping[str, Any]) -> float:
-    """Return the most cores that others used while something was measured."""
+    """Return the most cores that other processes used during a measurement."""
     return max([use[OTHERS] for use in machine_uses(results).values()], default=0.0)
 
 

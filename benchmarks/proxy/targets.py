@@ -1,7 +1,7 @@
-"""What is measured: IBEX with all its parts, nginx, the peers that are installed, and the provider alone.
+"""The measured targets: complete IBEX, nginx, the installed peers, and the provider alone.
 
-All are there for the whole run and take turns. IBEX's proxy starts anew for each of its turns, so that none begins with
-what another has left to deliver; a peer that has no turn is stopped (SIGSTOP), so that it takes nothing of the machine.
+All of them run during the whole benchmark and take turns. IBEX's proxy restarts for each of its turns, so that no turn
+begins with another's pending delivery. A peer without a turn is stopped (SIGSTOP), so that it uses no processor time.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _MODELS: Final = ("gpt-instant", "gpt-paced", "gpt-stream")
 
 
 def ibex_name(workers: int) -> str:
-    """Return what IBEX with so many workers is called in tables."""
+    """Return the name of IBEX with this many workers in tables."""
     return f"IBEX, {workers} worker{'s' * (workers > 1)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something that answers chat completions: its base URL, what to send in headers, the processes that it is."""
+    """A server of chat completions: its base URL, the headers to send, and its processes."""
 
     name: str
     base_url: str
@@ -59,7 +59,7 @@ class Target:
     """The processes that serve, by id: one or several."""
 
     def request(self, model: str, *, content: str = "What is an ibex? " * 10, stream: bool = False) -> bytes:
-        """Return a request for a model of the provider's, some 250 bytes of body unless another content is given."""
+        """Return a request for a model of the provider, with a body of some 250 bytes unless a content is given."""
         return chat_request(self.base_url, model, self.headers, content=content, stream=stream)
 
 
@@ -78,7 +78,7 @@ class Scene:
 
     @contextmanager
     def target(self, name: str) -> Iterator[Target]:
-        """Give a target its turn; IBEX's is named by ``ibex_name``."""
+        """Give a target its turn; the name of IBEX is that of ``ibex_name``."""
         if name == DIRECT:
             yield self.provider
         elif name in self.others:
@@ -90,7 +90,7 @@ class Scene:
 
     @contextmanager
     def ibex(self, workers: int, **environ: str) -> Iterator[Target]:
-        """Start the proxy over everything else that is there, and stop it once it has delivered all that it kept."""
+        """Start the proxy over the running servers, and stop it once it has delivered its journal."""
         production = self.stack.production
         address = production.start_proxy(workers, **environ)
         proxy = production.processes[-1]
@@ -116,7 +116,7 @@ class Scene:
 
 @contextmanager
 def scene(*, peers: bool, stream_seconds: float) -> Iterator[Scene]:
-    """Start everything but IBEX's proxy, and stop it in the end."""
+    """Start everything but IBEX's proxy, and stop it at the end."""
     with ExitStack() as stack:
         events = ("--events", str(round(stream_seconds * EVENTS_A_SECOND)), "--events-a-second", str(EVENTS_A_SECOND))
         url, pid = stack.enter_context(fast_provider_process("--processes", "2", *events))
@@ -165,7 +165,7 @@ def _other(name: str, base_url: str, headers: Mapping[str, str], pid: int, provi
 
 @contextmanager
 def _awake(target: Target) -> Iterator[Target]:
-    if target.name == NGINX:  # it takes nothing when it has nothing to do
+    if target.name == NGINX:  # it uses no processor time when it is idle
         yield target
         return
     (group,) = target.groups[target.name]

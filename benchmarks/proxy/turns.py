@@ -1,4 +1,4 @@
-"""Measuring in turns, so that what else the machine does falls on all alike; and saying how it goes."""
+"""Measure targets in turns, so that other load of the machine affects all of them, and report progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BEGAN = time.monotonic()
 
 
 def in_turns(names: Sequence[str], rounds: int, measure: Callable[[str], T]) -> dict[str, list[T]]:
-    """Measure all names a few times, every second round backwards, and return what was measured by name."""
+    """Measure all names several times, every second round in reverse, and return the results by name."""
     found: dict[str, list[T]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):
@@ -30,15 +30,15 @@ def in_turns(names: Sequence[str], rounds: int, measure: Callable[[str], T]) -> 
 
 @contextmanager
 def accounted(target: Target) -> Iterator[dict[str, Any]]:
-    """Account for the machine's processor time during the block: seconds by group, of all, and what the wall says.
+    """Measure the machine's processor time during the block: seconds by group, in total, and of the wall clock.
 
-    The block puts the load generator's own time under ``cpu_s``.
+    The block stores the load generator's own time under ``cpu_s``.
     """
     cpu: dict[str, Any] = {}
     before = time.process_time()
     with metered(target.groups) as use:
         yield cpu
-    own = cpu.pop("cpu_s", 0.0) + time.process_time() - before  # this process reads what the proxy logs
+    own = cpu.pop("cpu_s", 0.0) + time.process_time() - before  # this process reads the log of the proxy
     groups = {**use.by_group, BENCH: own}
     others = max(0.0, use.machine_s - sum(groups.values()))
     cpu |= {"groups": groups, "others": others, "wall_s": use.wall_s, "machine_s": use.machine_s}

@@ -1,4 +1,4 @@
-"""Comparing what a request costs in two trees: pairs of measurements, the median of their ratios, and a limit."""
+"""Compare the cost of a request in two trees: pairs of measurements, the median of their ratios, and a limit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _COLUMNS_OF_TEXT: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One figure of both trees, as many times as there are pairs: ``baseline[n]`` and ``tree[n]`` are the n-th pair.
+    """One figure of both trees, for each pair: ``baseline[n]`` and ``tree[n]`` are the n-th pair.
 
-    ``limit`` is the greatest ratio that passes; None for what is shown and not judged.
+    ``limit`` is the greatest ratio that passes; None for a figure that is shown but not judged.
     """
 
     what: str
@@ -30,19 +30,19 @@ class Comparison:
 
     @property
     def ratios(self) -> list[float]:
-        """What this tree takes of what the baseline takes, pair by pair; not a number where that is nothing."""
+        """The ratio of this tree to the baseline, pair by pair; NaN if the baseline is zero."""
         pairs = zip(self.baseline, self.tree, strict=True)
         return [tree / baseline if baseline > 0 else math.nan for baseline, tree in pairs]
 
     @property
     def ratio(self) -> float:
-        """The median of the ratios; not a number if any of them is not, or if there are none."""
+        """The median of the ratios; NaN if any ratio is NaN, or if there are none."""
         ratios = self.ratios
         return math.nan if not ratios or any(map(math.isnan, ratios)) else statistics.median(ratios)
 
     @property
     def passed(self) -> bool:
-        """Whether the ratio is within the limit. What is not judged passes; a ratio that is not a number does not."""
+        """Whether the ratio is within the limit. A figure that is not judged passes; NaN does not."""
         return self.limit is None or self.ratio <= self.limit
 
     def __str__(self) -> str:
@@ -52,12 +52,12 @@ class Comparison:
 
 
 def baseline_first(pair: int) -> bool:
-    """Tell whether the baseline is the first of a pair, by the pair's number: of every second one."""
+    """Tell whether the baseline is the first of a pair, by the pair's number: in every second pair."""
     return pair % 2 == 0
 
 
 def exit_code(comparisons: Sequence[Comparison]) -> int:
-    """Return 0 if something was judged and all of it passed, else 1."""
+    """Return 0 if at least one figure was judged and all judged ones passed, else 1."""
     judged = [one for one in comparisons if one.limit is not None]
     return 0 if judged and all(one.passed for one in judged) else 1
 
@@ -76,7 +76,7 @@ def table_of(comparisons: Sequence[Comparison]) -> str:
 
 
 def summary_of(comparisons: Sequence[Comparison]) -> str:
-    """Return what the gate comes to: each figure above its limit, or that there is none."""
+    """Return the gate's result: each figure above its limit, or that there is none."""
     failed = [one for one in comparisons if not one.passed]
     if failed:
         return "\n".join(f"bench-gate: FAILED: {one}" for one in failed)
@@ -98,5 +98,5 @@ def _row(one: Comparison) -> tuple[str, ...]:
 
 
 def _figure(value: float) -> str:
-    """Return a figure with three digits that count, or more."""
+    """Return a figure with three significant digits, or as an integer from 100."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three digits

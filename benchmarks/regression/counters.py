@@ -39,7 +39,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A way to count: its name and unit in the report, how many of what is counted make one unit."""
+    """A way to count: its name and unit in the report, and how many counted events make one unit."""
 
     name: str
     unit: str
@@ -59,9 +59,9 @@ def find_cpu_counter() -> Counter:
 
 
 def parse_perf(text: str) -> float | None:
-    """Return the only event in what ``perf stat -x,`` printed; None if there is no number, as on most virtual machines.
+    """Parse the only event in the output of ``perf stat -x,``; None without a number, as on most virtual machines.
 
-    Where the kernel is not counted for lack of privilege, perf names the event ``instructions:u``.
+    Without the privilege to count the kernel, perf names the event ``instructions:u``.
     """
     found = _LINE.findall(text)
     if len(found) != 1 or found[0][0].startswith("<"):
@@ -120,7 +120,7 @@ def cpu_ns(pid: int) -> int:
 
 
 def wait_until_idle(pid: int, timeout_s: float = 10.0) -> None:
-    """Wait until a process hardly uses its processor: a worker that has delivered what it had.
+    """Wait until a process is nearly idle, as a worker is after its deliveries.
 
     Raises ``TimeoutError``.
     """
@@ -129,13 +129,13 @@ def wait_until_idle(pid: int, timeout_s: float = 10.0) -> None:
     while time.monotonic_ns() - since_ns < _QUIET_NS:
         if time.monotonic() > deadline:
             raise TimeoutError(f"process {pid} was not idle within {timeout_s:g} s")
-        time.sleep(_POLL_S)  # nothing tells that a worker has nothing to do
+        time.sleep(_POLL_S)  # nothing signals that a worker is idle
         if cpu_ns(pid) - used_ns > _QUIET_NS * _IDLE_SHARE:
             since_ns, used_ns = time.monotonic_ns(), cpu_ns(pid)
 
 
 def _tell(order: int, answers: int, what: bytes) -> None:
-    """Send perf an order and wait until it has carried it out, or has ended: then its output says why."""
+    """Send perf a command and wait until it has run it, or has exited: then its output contains the reason."""
     with suppress(BrokenPipeError):
         os.write(order, what)
         os.read(answers, 16)

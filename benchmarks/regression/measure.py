@@ -1,4 +1,4 @@
-"""Measuring both trees in turns: one proxy worker of each, with everything on, under the same load."""
+"""Measure both trees in turns: one proxy worker of each, with all parts on, under the same load."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _LOAD_TIMEOUT_S: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One kind of request: how many of them are a measurement, and when they are sent.
+    """One kind of request: the number of requests in a measurement, and when they are sent.
 
-    Each of ``connections`` sends its next request when it has the answer; or all together send ``a_second``.
+    Each of ``connections`` sends its next request after each response; or all together send ``a_second``.
     """
 
     name: str
@@ -55,10 +55,10 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured, and how often.
+    """The measurements and their number.
 
-    The proxies start again after ``pairs_a_start`` pairs: two starts of one program differ in where its memory lies,
-    and with it in what a request costs.
+    The proxies restart after ``pairs_a_start`` pairs: two starts of one program differ in their memory layout, and
+    therefore in the cost of a request.
     """
 
     scenarios: tuple[Scenario, ...]
@@ -69,7 +69,7 @@ class Plan:
 _CHAT: Final = Scenario("buffered chat", "gpt-instant", is_stream=False, requests=1_500)
 _STREAM: Final = Scenario(f"stream of {EVENTS} events", "gpt-stream", is_stream=True, requests=120)
 FULL: Final = Plan((_CHAT, _STREAM))
-# At a fixed rate: a batch is what came within a fixed time, so the calls that a request takes depend on the rate.
+# A fixed rate, because a batch covers a fixed time, so the calls per request depend on the rate.
 COUNTED: Final = Plan(
     (replace(_CHAT, requests=200, a_second=150), replace(_STREAM, requests=20, a_second=15)), pairs=5, pairs_a_start=5
 )
@@ -85,7 +85,7 @@ class Tree:
 
 @dataclass(slots=True)
 class Figures:
-    """What one scenario's measurements came to, pair by pair, for each tree by its name."""
+    """The results of one scenario, pair by pair, for each tree by its name."""
 
     per_request: dict[str, list[float]] = field(default_factory=lambda: {BASELINE: [], THIS: []})
     p50_ms: dict[str, list[float]] = field(default_factory=lambda: {BASELINE: [], THIS: []})
@@ -93,7 +93,7 @@ class Figures:
 
 
 def with_share(plan: Plan, share: float, pairs: int) -> Plan:
-    """Return a plan with so many pairs, each of a part of the requests, on one start of the proxies."""
+    """Return a plan with this many pairs, each with a share of the requests, on one start of the proxies."""
     scenarios = (replace(one, requests=max(1, round(one.requests * share))) for one in plan.scenarios)
     return Plan(tuple(scenarios), pairs, pairs)
 
@@ -122,7 +122,7 @@ def running(sources: Mapping[str, Path]) -> Iterator[dict[str, Tree]]:
 
 
 def compare_cpu(trees: Mapping[str, Tree], plan: Plan, counter: Counter) -> list[Comparison]:
-    """Return a comparison of the processor's work for each scenario, then those of the latencies, not judged."""
+    """Return a comparison of the processor's work for each scenario, then of the latencies, which are not judged."""
     measured = _measure(trees, plan, counter.over, lambda tree: {"PYTHONPATH": str(tree.source)})
     judged, shown = [], []
     for scenario, figures in measured.items():
@@ -149,7 +149,7 @@ def _measure(
     count: Callable[[int], AbstractContextManager[Count]],
     environ: Callable[[Tree], Mapping[str, str]],
 ) -> dict[str, Figures]:
-    """Return what the scenarios came to, by their names. ``environ`` is for the proxy of a tree."""
+    """Return the results of the scenarios by name. ``environ`` is for the proxy of a tree."""
     measured = {scenario.name: Figures() for scenario in plan.scenarios}
     for start in range(0, plan.pairs, plan.pairs_a_start):
         with ExitStack() as stack:
@@ -168,7 +168,7 @@ def _measure(
 
 
 def _enter_together(stack: ExitStack, managers: Mapping[str, AbstractContextManager[T]]) -> dict[str, T]:
-    """Enter context managers at once, since starting programs is mostly waiting; the stack leaves all that began."""
+    """Enter context managers concurrently, since starting programs is mostly waiting; the stack exits them all."""
     with ThreadPoolExecutor(len(managers)) as threads:
         entered = {name: threads.submit(stack.enter_context, manager) for name, manager in managers.items()}
     return {name: value.result() for name, value in entered.items()}
@@ -185,7 +185,7 @@ def _measure_one(
     (worker,) = target.workers
     with count(worker) as counted:
         ms = _load(scene, target, scenario, scenario.requests)
-        wait_until_idle(worker)  # what is recorded after the answers is delivered, and counts
+        wait_until_idle(worker)  # the delivery after the responses is included in the count
     figures.per_request[name].append(counted.amount / scenario.requests)
     figures.p50_ms[name].append(percentile(ms, 50))
     figures.p99_ms[name].append(percentile(ms, 99))
@@ -199,7 +199,7 @@ def _warm_up(scene: Scene, target: Target, scenarios: Sequence[Scenario]) -> Non
 
 
 def _load(scene: Scene, target: Target, scenario: Scenario, requests: int) -> list[float]:
-    """Send so many requests and return their latencies in ms. Raises ``RuntimeError`` unless all are answered."""
+    """Send requests and return their latencies in ms. Raises ``RuntimeError`` unless all succeed."""
     request = target.request(scenario.model, stream=scenario.is_stream)
     run, url, rate = scene.generator.run, target.base_url, scenario.a_second
     if rate is not None:

@@ -1,4 +1,4 @@
-"""The two source trees: the one that this file is part of, and a commit that is checked out beside it."""
+"""The two source trees: the one of this file, and a commit that is checked out beside it."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def describe(commit: str, tree: Path = TREE) -> str:
 
 
 def describe_tree(tree: Path = TREE) -> str:
-    """Return the same of the commit that is checked out, and whether files of ``src`` differ from it."""
+    """Return short id and subject of the checked-out commit, and whether files of ``src`` differ from it."""
     changed = _git(tree, "status", "--porcelain", "--", "src")
     return describe("HEAD", tree) + (" with uncommitted changes" if changed else "")
 
 
 @contextmanager
 def checked_out(commit: str, tree: Path = TREE) -> Iterator[Path]:
-    """Give a folder with the files of a commit while the block runs."""
+    """Yield a folder with the files of a commit while the block runs."""
     with tempfile.TemporaryDirectory(prefix="ibex-baseline-") as folder:
         path = Path(folder) / "tree"
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", path, commit], cwd=tree, check=True)
@@ -72,6 +72,6 @@ def _commit(tree: Path, name: str) -> str:
 
 
 def _git(tree: Path, *arguments: str) -> str:
-    """Return what git says; nothing if it fails."""
+    """Return the output of git; empty if it fails."""
     done = subprocess.run(["git", *arguments], cwd=tree, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""

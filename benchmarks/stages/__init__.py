@@ -1,1 +1,1 @@
-"""`make bench-stages`: what each stage of a request costs in process, by pytest-benchmark."""
+"""`make bench-stages`: the cost of each stage of a request in process, by pytest-benchmark."""

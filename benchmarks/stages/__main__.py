@@ -1,6 +1,6 @@
 """Run the suite, write its figures to stages.json and stages.md in benchmarks/results, and print them with limits.
 
-Arguments go to pytest, as ``-k inject``. The exit code is pytest's: figures over a limit are told, and fail nothing.
+Arguments go to pytest, as ``-k inject``. The exit code is pytest's: figures over a limit are reported, but do not fail.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import pytest
 from benchmarks.stages.table import markdown_of, table_of
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "stages.json"
-# Rounds of 0.2 ms at least: so the clock's own call counts for nothing, and an interruption spoils one round of many.
+# Rounds of at least 0.2 ms make the cost of the clock negligible, and an interruption spoils only one of many rounds.
 _HOW: Final = ("--benchmark-min-time=0.0002", "--benchmark-max-time=0.5")
 
 
 def main() -> int:
-    """Measure and tell."""
+    """Measure and print the figures."""
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.unlink(missing_ok=True)
     quiet = ("-q", "-p", "no:cacheprovider", "--no-header", "--benchmark-enable", "--benchmark-quiet")

@@ -1,4 +1,4 @@
-"""The collector as a worker has it: what is there at the start is frozen, thresholds are raised."""
+"""The garbage collector as in a worker: existing objects are frozen, and the thresholds are raised."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True, scope="session")
 def _collector_of_a_worker(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Set it for the whole suite, where it measures."""
+    """Configure the collector for the whole suite, if it measures."""
     if request.config.getoption("benchmark_disable") and not request.config.getoption("benchmark_enable"):
         yield
         return

@@ -1,4 +1,4 @@
-"""What the stages are measured with: caches as a worker has them, warm, on the machine's clock and with its metrics."""
+"""The scene of the stages: warm caches as in a worker, with the machine's clock and with metrics."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ _CONFIRMED_S: Final = 3_600
 
 
 def driven(begin: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], T]:
-    """Return a function that runs a coroutine to its end by hand, without an event loop.
+    """Return a function that drives a coroutine to its end, without an event loop.
 
-    What is served from memory never waits, so this is all that it costs a worker's task. It raises ``RuntimeError``
-    where the coroutine waits after all: what is measured would not be what is said.
+    A coroutine that is served from memory never waits, so this is its whole cost for a worker's task. The function
+    raises ``RuntimeError`` if the coroutine waits, because the measurement would be wrong.
     """
 
     def drive() -> T:
@@ -74,7 +74,7 @@ def driven(begin: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], T]:
 
 @dataclass(frozen=True, slots=True)
 class Warm:
-    """Caches that hold the scene's token, agent and directive, and a reading of the epoch that allows them."""
+    """Caches that hold the scene's token, agent and directive, and an epoch reading that validates them."""
 
     clock: SystemClock
     tokens: CachedTokens
@@ -86,13 +86,13 @@ class Warm:
 
 
 def warm_caches() -> Warm:
-    """Return caches as ``entrypoints.containers`` makes them, each with its one entry fetched."""
+    """Return caches as ``entrypoints.containers`` creates them, each with its one entry fetched."""
     clock = SystemClock()
     heard = CacheTelemetry(Metrics(clock, FullJournal()).registry)
     epochs = InMemoryEpochs(clock, SystemIds())
     epoch = asyncio.run(epochs.read_or_create(ORG))
     validity = Validity()
-    validity.confirm(clock.monotonic_ns() + _CONFIRMED_S * NS)  # by pongs that no stage has to wait for
+    validity.confirm(clock.monotonic_ns() + _CONFIRMED_S * NS)  # by pongs, for which no stage has to wait
 
     def cache(kind: Kind, policy: Any) -> FreshCache[Any, Any]:
         return FreshCache(kind, LRUCache(LRU_SIZE), policy, validity, clock, heard)
@@ -131,9 +131,9 @@ async def _fetch(scene: Warm) -> None:
 
 
 def body_of(messages: int, *, size: int | None = None) -> bytes:
-    """Return a request's body with so many messages, of some 100 bytes each, or of ``size`` bytes altogether.
+    """Return a request body with this many messages, of some 100 bytes each, or of ``size`` bytes altogether.
 
-    It is written without spaces, as OpenAI's SDKs write theirs.
+    It has no spaces, as in OpenAI's SDKs.
     """
     roles = ("system", "user", "assistant", "user")
     each = 80 if size is None else size // messages
@@ -147,7 +147,7 @@ BODIES: Final = {"small": body_of(2), "10_messages": body_of(10), "1_MB": body_o
 
 
 def exchange_of_a_request(clock: SystemClock) -> InFlightExchange:
-    """Return the notebook of a request that went through every stage, to be settled."""
+    """Return the in-flight exchange of a request that went through every stage, ready to be recorded."""
     in_flight = InFlightExchange.begin(clock, TOKEN.token_id, "0af7651916cd43dd8448eb211c80319c")
     in_flight.caller = Caller(ORG, TOKEN.token_id, AGENT)
     in_flight.session = SessionRef(TOKEN.token_id, "conversation-1")

@@ -16,10 +16,10 @@ _NOTE: Final = (
 
 
 def rows_of(told: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the rows under ``_HEAD`` of what pytest-benchmark wrote, group by group."""
+    """Return the rows under ``_HEAD`` for the output of pytest-benchmark, group by group."""
     medians = {one["name"]: one["stats"]["median"] for one in told["benchmarks"]}
     rows = []
-    for one in sorted(told["benchmarks"], key=lambda one: one["group"] or ""):  # which keeps the order within a group
+    for one in sorted(told["benchmarks"], key=lambda one: one["group"] or ""):  # a stable sort
         name, stats = one["name"], one["stats"]
         most = target_us(name)
         limit = "" if most is None else f"{most:g}"
@@ -32,14 +32,14 @@ def rows_of(told: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def table_of(told: Mapping[str, Any]) -> str:
-    """Return the table as text: the limit holds for the median."""
+    """Return the table as text; the limit applies to the median."""
     rows = [_HEAD, *rows_of(told)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     return "\n".join(["", *(_line(row, widths) for row in rows), "", _NOTE])
 
 
 def markdown_of(told: Mapping[str, Any]) -> str:
-    """Return the same as a page of Markdown that says when, of which commit and on which machine."""
+    """Return the table as a page of Markdown, with the date, the commit and the machine."""
     machine, commit = told.get("machine_info", {}), told.get("commit_info", {})
     processor = machine.get("cpu", {}).get("brand_raw", machine.get("machine", ""))
     changed = " with changes" if commit.get("dirty") else ""

@@ -1,4 +1,4 @@
-"""Who is it, may they, and with which directive: everything from the worker's own memory."""
+"""The stages of admission and of the directive's lookup, all from the worker's own memory."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ async def _nothing() -> None:
 
 
 def test_nothing_driven_by_hand(benchmark: BenchmarkFixture) -> None:
-    """An empty coroutine: what driving by hand costs of the figures of those that are driven so."""
+    """Drive an empty coroutine: the overhead that is included in the figures of all driven coroutines."""
     benchmark(driven(_nothing))
 
 
 def test_parse_token(benchmark: BenchmarkFixture) -> None:
-    """Shape and checksum."""
+    """Check shape and checksum."""
     parsed = benchmark(PersonalAccessToken.parse, TOKEN.reveal())
 
     assert parsed.token_id == TOKEN.token_id
@@ -58,7 +58,7 @@ def test_verify_agent_from_lru(benchmark: BenchmarkFixture) -> None:
 
 
 def test_admit_caller_counting_in_memory(benchmark: BenchmarkFixture) -> None:
-    """The whole first half of a request with its exchange in flight: token, agent, count, validation; no round trip."""
+    """Run the whole admission with its in-flight exchange: token, agent, count, validation; no round trip."""
     scene = warm_caches()
 
     async def admit() -> InFlightExchange:
@@ -70,14 +70,14 @@ def test_admit_caller_counting_in_memory(benchmark: BenchmarkFixture) -> None:
 
 
 def test_resolve_directive_from_lru(benchmark: BenchmarkFixture) -> None:
-    """Find what is in force and validate it by the watch and the epoch."""
+    """Find the active directive and validate it by the watch and the epoch."""
     scene = warm_caches()
 
     assert benchmark(driven(lambda: scene.directives.look_up(ORG, AGENT, scene.epoch))).value == DIRECTIVE
 
 
 def test_recheck_before_the_provider_is_asked(benchmark: BenchmarkFixture) -> None:
-    """Check token and agent once more, where the epoch was read a moment ago."""
+    """Check token and agent again, with a recent epoch reading."""
     scene = warm_caches()
     in_flight = InFlightExchange.begin(scene.clock, TOKEN.token_id, "")
     admitted = driven(lambda: scene.admit(scene.credentials, in_flight))()

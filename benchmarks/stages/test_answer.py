@@ -1,4 +1,4 @@
-"""From the provider's bytes to those that the client gets."""
+"""The stages from the provider's bytes to the client's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BODY = (
 
 
 def test_sse_split_and_fold_of_one_event(benchmark: BenchmarkFixture) -> None:
-    """Find the event in what was read, and take its text, finish reason and usage."""
+    """Find the event in the received bytes, and read its text, finish reason and usage."""
     splitter, fold = EventSplitter(), ChatResponseReader()
 
     def take() -> EventKind | None:
@@ -52,17 +52,17 @@ def test_sse_split_and_fold_of_one_event(benchmark: BenchmarkFixture) -> None:
 
 
 def test_summarize_body(benchmark: BenchmarkFixture) -> None:
-    """Take usage, finish reason and hash out of a buffered answer."""
+    """Read usage, finish reason and hash from a buffered response."""
     assert benchmark(summary_of, _BODY).finish_reason == "stop"
 
 
 def test_exchange_headers(benchmark: BenchmarkFixture) -> None:
-    """The headers that tell the client of its request, Server-Timing included."""
+    """Build the response headers about the request, including Server-Timing."""
     assert benchmark(exchange_headers, exchange_of_a_request(SystemClock()))
 
 
 def test_error_envelope(benchmark: BenchmarkFixture) -> None:
-    """The answer to a request with one wrong field."""
+    """Build the response to a request with one invalid field."""
     answers = ErrorResponses(SystemClock(), "https://ibex.example/errors")
     error = ValidationError((FieldError("model", FieldCode.REQUIRED, "is required"),))
     context = RequestContext(REQUEST_ID, TRACE_ID, 0, {})

@@ -1,4 +1,4 @@
-"""What a request leaves behind."""
+"""The stages that record a request: exchange, journal, rows, access line and metrics."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ pytestmark = pytest.mark.benchmark(group="4 record")
 
 
 class _Unkept(InMemoryJournal):
-    """A journal that keeps nothing, at once."""
+    """A journal that discards everything immediately."""
 
     def begin(self, exchange: Exchange) -> None:
         """Do nothing."""
 
     def append(self, exchange: Exchange) -> asyncio.Future[None]:
-        """Be done."""
+        """Return immediately."""
         del exchange
         kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         kept.set_result(None)
@@ -54,7 +54,7 @@ class _Unkept(InMemoryJournal):
 
 @pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop as a worker has it."""
+    """An event loop as in a worker."""
     uvloop = pytest.importorskip("uvloop")
     made: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     yield made
@@ -63,7 +63,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @pytest.fixture
 def logging_to_nowhere() -> Iterator[None]:
-    """The worker's own logging, into the null device: a write for each line, and no disk."""
+    """The worker's own logging to the null device: one write per line, and no disk."""
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, logging_to(nowhere):
         yield
 
@@ -85,7 +85,7 @@ def _in_turns(
 
 
 def test_settle_building_the_exchange(benchmark: BenchmarkFixture) -> None:
-    """Make one value of the exchange in flight, with an id of its own: what is done when the provider is asked, too."""
+    """Build the exchange from the in-flight exchange, with its own id."""
     settle, in_flight = _recorder(), exchange_of_a_request(SystemClock())
 
     def begin() -> None:
@@ -96,7 +96,7 @@ def test_settle_building_the_exchange(benchmark: BenchmarkFixture) -> None:
 
 
 def test_nothing_in_a_turn_of_the_loop(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:
-    """A turn of an event loop in which nothing is done: what is to be taken off the next figure."""
+    """Run an empty turn of the event loop, to subtract from the next figure."""
 
     async def nothing(_: InFlightExchange) -> None:
         pass
@@ -105,31 +105,31 @@ def test_nothing_in_a_turn_of_the_loop(benchmark: BenchmarkFixture, loop: asynci
 
 
 def test_settle_in_a_turn_of_the_loop(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:
-    """Build the exchange and hand it to a journal, and wait until observers have heard of it."""
+    """Build the exchange, hand it to a journal, and wait until the observers are notified."""
     benchmark.extra_info["less"] = "test_nothing_in_a_turn_of_the_loop"
     benchmark(_in_turns(loop, _recorder().record))
 
 
 def test_encode_for_the_journal(benchmark: BenchmarkFixture) -> None:
-    """As it is written to the local disk."""
+    """Encode the exchange as it is written to the local disk."""
     exchange = an_exchange()
 
     assert decode(benchmark(encode, exchange)) == exchange
 
 
 def test_checkpoint_of(benchmark: BenchmarkFixture) -> None:
-    """The row for PostgreSQL."""
+    """Build the row for PostgreSQL."""
     assert benchmark(checkpoint_of, an_exchange())
 
 
 def test_trace_of(benchmark: BenchmarkFixture) -> None:
-    """The row for ClickHouse."""
+    """Build the row for ClickHouse."""
     assert benchmark(trace_of, an_exchange())
 
 
 @pytest.mark.usefixtures("logging_to_nowhere")
 def test_access_line(benchmark: BenchmarkFixture) -> None:
-    """One JSON line, written."""
+    """Write one line of JSON."""
     exchange = an_exchange()
 
     def write() -> None:
@@ -139,7 +139,7 @@ def test_access_line(benchmark: BenchmarkFixture) -> None:
 
 
 def test_metrics_of_a_request(benchmark: BenchmarkFixture) -> None:
-    """Everything that is counted of one request: also the caches' hits and the round trip to Redis."""
+    """Count everything about one request, including cache hits and the round trip to Redis."""
     metrics, exchange = Metrics(SystemClock(), FullJournal()), an_exchange()
     caches, redis = CacheTelemetry(metrics.registry), RedisTelemetry(metrics.registry)
     kinds = tuple(Kind)

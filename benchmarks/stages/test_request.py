@@ -1,4 +1,4 @@
-"""From a request's bytes to those that the provider gets."""
+"""The stages from the client's bytes to those for the provider."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.benchmark(group="2 request")
 
 @pytest.mark.parametrize("size", BODIES)
 def test_read_request(benchmark: BenchmarkFixture, size: str) -> None:
-    """Split the body and judge what is understood of it."""
+    """Split the body and validate the members that IBEX reads."""
     assert benchmark(parse, BODIES[size]).model == "gpt-4o"
 
 
 @pytest.mark.parametrize("size", BODIES)
 def test_hash_messages(benchmark: BenchmarkFixture, size: str) -> None:
-    """SHA-256 of the messages as the client wrote them."""
+    """Compute SHA-256 of the messages as the client wrote them."""
     request = parse(BODIES[size])
 
     assert benchmark(request.content_hash)
@@ -35,7 +35,7 @@ def test_hash_messages(benchmark: BenchmarkFixture, size: str) -> None:
 
 @pytest.mark.parametrize("mode", InjectionMode)
 def test_inject_at_10_messages(benchmark: BenchmarkFixture, mode: InjectionMode) -> None:
-    """Put the directive among ten messages and write the body anew."""
+    """Inject the directive into ten messages and write the body again."""
     request, directive = parse(BODIES["10_messages"]), replace(DIRECTIVE, mode=mode)
 
     assert benchmark(inject, request, directive).body != request.body
@@ -49,7 +49,7 @@ def test_encode_request(benchmark: BenchmarkFixture) -> None:
 
 
 def test_ask_for_usage(benchmark: BenchmarkFixture) -> None:
-    """Set ``stream_options.include_usage`` on a stream's request."""
+    """Set ``stream_options.include_usage`` on a streaming request."""
     request = parse(BODIES["10_messages"][:-1] + b', "stream": true}')
 
     assert benchmark(request.asking_for_usage).wants_usage

@@ -55,7 +55,7 @@ def _last_event(words: int) -> StreamEvent:
 
 
 def _asked(*, restores: bool) -> ResponsesRequest:
-    """Return the request with a directive, or without one."""
+    """Return the request, with or without a directive."""
     request = parsed(b'{"model":"gpt-5","input":"hi","instructions":"Answer in English."}')
     return request.with_directive(DIRECTIVE, _DIALECT) if restores else request
 
@@ -63,14 +63,14 @@ def _asked(*, restores: bool) -> ResponsesRequest:
 @_request
 @pytest.mark.parametrize("size", BODIES)
 def test_responses_read_request(benchmark: BenchmarkFixture, size: str) -> None:
-    """Split the body and judge what is understood of it."""
+    """Split the body and validate the members that IBEX reads."""
     assert benchmark(parsed, _body_of(size)).model == "gpt-4o"
 
 
 @_request
 @pytest.mark.parametrize("mode", InjectionMode)
 def test_responses_inject_at_10_items(benchmark: BenchmarkFixture, mode: InjectionMode) -> None:
-    """Put the directive into the instructions and write the body anew."""
+    """Inject the directive into the instructions and write the body again."""
     request, directive = parsed(_body_of("10_messages")), replace(DIRECTIVE, mode=mode)
 
     assert benchmark(request.with_directive, directive, _DIALECT).body != request.body
@@ -78,7 +78,7 @@ def test_responses_inject_at_10_items(benchmark: BenchmarkFixture, mode: Injecti
 
 @_answer
 def test_responses_split_and_fold_of_one_delta(benchmark: BenchmarkFixture) -> None:
-    """Find the event in what was read, and take its text."""
+    """Find the event in the received bytes, and read its text."""
     splitter, reader = EventSplitter(), _asked(restores=True).response_reader(_DIALECT)
 
     def take() -> bytes:
@@ -89,7 +89,7 @@ def test_responses_split_and_fold_of_one_delta(benchmark: BenchmarkFixture) -> N
 
 @_answer
 def test_responses_fold_of_one_delta(benchmark: BenchmarkFixture) -> None:
-    """Take the text of an event that has been found."""
+    """Read the text of an event that has been found."""
     (event,) = EventSplitter().feed(_DELTA)
 
     assert benchmark(_asked(restores=True).response_reader(_DIALECT).read_event, event) == _DELTA
@@ -99,7 +99,7 @@ def test_responses_fold_of_one_delta(benchmark: BenchmarkFixture) -> None:
 @pytest.mark.parametrize("size", _SIZES)
 @pytest.mark.parametrize("restores", [False, True], ids=["as_it_is", "restoring_instructions"])
 def test_responses_fold_of_the_last_event(benchmark: BenchmarkFixture, size: str, *, restores: bool) -> None:
-    """Take status, usage and the id of the response, and put the client's own instructions back."""
+    """Read status, usage and the id of the response, and restore the client's own instructions."""
     event, reader = _last_event(_SIZES[size]), _asked(restores=restores).response_reader(_DIALECT)
 
     assert (DIRECTIVE.text.encode() in benchmark(reader.read_event, event)) is not restores
@@ -109,7 +109,7 @@ def test_responses_fold_of_the_last_event(benchmark: BenchmarkFixture, size: str
 @pytest.mark.parametrize("size", _SIZES)
 @pytest.mark.parametrize("restores", [False, True], ids=["as_it_is", "restoring_instructions"])
 def test_responses_summarize_body(benchmark: BenchmarkFixture, size: str, *, restores: bool) -> None:
-    """Take usage, status and hash out of a buffered response, and put the client's own instructions back."""
+    """Read usage, status and hash from a buffered response, and restore the client's own instructions."""
     request, body = _asked(restores=restores), _response(_SIZES[size])
 
     assert (DIRECTIVE.text.encode() in benchmark(_summarized, request, body)) is not restores

@@ -1,6 +1,6 @@
-"""`make clients`: real clients through IBEX, one row for each case: what came out, and what IBEX was asked.
+"""`make clients`: real clients through IBEX, one row per case: the client's result, and what IBEX received.
 
-Exit code 0: every client got what the scripted provider sends, and every error with its code. ARGS names some of the
+Exit code 0: every client got what the scripted provider sends, and every error with its code. ARGS selects some of the
 clients; -v prints each outcome. docs/clients.md has the configuration of each client.
 """
 
@@ -70,7 +70,7 @@ CASES_OF_CODEX: Final = [case for case in EXPECTED if case not in {"chat", "tool
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """A program of this folder, the packages whose versions it is about, and the cases of each API that it calls."""
+    """A program of this folder, its packages, whose versions are reported, and its cases for each API."""
 
     program: str
     packages: tuple[str, ...]
@@ -116,7 +116,7 @@ class Row:
 
 
 class Stage:
-    """IBEX with the scripted provider behind it, and what IBEX logs of its requests."""
+    """IBEX in front of the scripted provider, and the access lines that IBEX logs."""
 
     def __init__(self, provider: ClientsProvider, folder: Path) -> None:
         environ = {
@@ -134,7 +134,7 @@ class Stage:
         self._log = (self.dev.home / "proxy.log").open("rb")
 
     def environ(self) -> dict[str, str]:
-        """Return the environment of a client: the two settings that point it to IBEX, and no way to anything else."""
+        """Return the environment of a client: two settings that point it to IBEX, and no route to another server."""
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
@@ -147,7 +147,7 @@ class Stage:
         }
 
     def look(self) -> None:
-        """Read the access lines since the last look into ``seen``, once every request has ended."""
+        """Read new access lines into ``seen``, once every request has ended."""
         deadline = time.monotonic() + LOG_TIMEOUT_S
         last = self._quiet(deadline)
         self.seen = []
@@ -155,7 +155,7 @@ class Stage:
             line = self._log.readline()
             if not line.endswith(b"\n"):
                 self._log.seek(-len(line), os.SEEK_CUR)
-                time.sleep(POLL_S)  # nothing tells when a line is in the file
+                time.sleep(POLL_S)  # nothing signals that a line is in the file
                 continue
             entry = json.loads(line)
             if entry.get("request_id") == last:
@@ -164,7 +164,7 @@ class Stage:
         raise TimeoutError("IBEX did not log a request")
 
     def _quiet(self, deadline: float) -> str:
-        """Wait until IBEX has no request but this one; return the id of this one, whose line is then the last."""
+        """Wait until this request is the only one of IBEX. Return its id, whose access line is then the last."""
         while time.monotonic() < deadline:
             request_id = str(uuid.uuid4())
             connection = http.client.HTTPConnection(urlsplit(self.dev.address).netloc, timeout=LOG_TIMEOUT_S)
@@ -175,7 +175,7 @@ class Stage:
             assert counts, "IBEX does not count its requests"
             if sum(counts) <= 1:
                 return request_id
-            time.sleep(POLL_S)  # nothing tells when a request ends
+            time.sleep(POLL_S)  # nothing signals the end of a request
         raise TimeoutError("a request did not end")
 
 
@@ -214,7 +214,7 @@ def _requests(seen: list[dict[str, Any]]) -> str:
 
 
 def _problem(client: Client, api: str, case: str, said: dict[str, Any], stage: Stage) -> str | None:
-    """Return what is wrong with an outcome, with what IBEX was asked or with what the provider got; None if nothing."""
+    """Return the problem of an outcome, by what IBEX and the provider received; None if there is none."""
     if "failure" in said:
         return str(said["failure"])
     expected = client.expected[case]
@@ -256,7 +256,7 @@ def _say(line: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run all cases of the clients that are named, or of all; return the exit code."""
+    """Run all cases of the named clients, by default of all; return the exit code."""
     parser = argparse.ArgumentParser(prog="make clients", description=main.__doc__)
     parser.add_argument("clients", nargs="*", help=f"of {', '.join(CLIENTS)}; without one, all")
     parser.add_argument("-v", action="store_true", help="print each outcome")

@@ -1,4 +1,4 @@
-"""The Codex CLI: `codex exec`, with IBEX as its model provider. It streams whatever it asks, by the Responses API."""
+"""The Codex CLI: `codex exec`, with IBEX as its model provider. It always streams, with the Responses API."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OUT_OF_ROOM = "ran out of room in the model's context window"
 def _run(
     prompt: str, *arguments: str, model: str = MODEL, configuration: str = OWN_PROVIDER, **environ: str
 ) -> list[dict[str, Any]]:
-    """Run `codex exec` in an empty folder; return the events that it prints. ``{home}`` is where its settings are."""
+    """Run `codex exec` in an empty folder; return the events that it prints. ``{home}`` is its settings folder."""
     with tempfile.TemporaryDirectory(prefix="codex-") as name:
         home, folder = Path(name) / "home", Path(name) / "folder"
         home.mkdir()
@@ -88,21 +88,21 @@ def streaming() -> tuple[str, object]:
 
 
 def tools(configuration: str, call: str = "codex exec") -> tuple[str, object]:
-    """A turn in which Codex runs the command in the prompt, as the model tells it, and sends the output back."""
+    """A turn in which the model has Codex run the command of the prompt, and Codex sends the output back."""
     events = _run("Run this command: echo ibex-$((40 + 2))", configuration=configuration)
     (command,) = _items(events, "command_execution")
     return call, {"output": command["aggregated_output"].strip(), "answered": "ibex-42" in _text(events)}
 
 
 def structured() -> tuple[str, object]:
-    """A turn whose answer has a given shape."""
+    """A turn whose response matches a given schema."""
     return "codex exec --output-schema", {
         "parsed": json.loads(_text(_run(QUESTION, "--output-schema", "{home}/shape.json")))
     }
 
 
 def error(phrase: str, model: str = MODEL, **environ: str) -> tuple[str, object]:
-    """A turn that fails: whether Codex ends with a message that contains the phrase."""
+    """A turn that fails. Returns whether Codex ends with a message that contains the phrase."""
     events = _run(QUESTION, model=model, **environ)
     messages = [event["error"]["message"] for event in events if event["type"] == "turn.failed"]
     return "codex exec", {"told": any(phrase in message for message in messages), "messages": messages}

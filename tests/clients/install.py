@@ -1,4 +1,4 @@
-"""Installs the clients at the versions of requirements.txt and package.json: into .venv-clients, and into .clients."""
+"""Install the clients at the versions of requirements.txt and package.json, into .venv-clients and .clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGE = HERE / "package.json"
 
 
 def versions() -> dict[str, str]:
-    """Return the version of each package that is pinned, by its name."""
+    """Return the pinned version of each package, by its name."""
     lines = [line for line in _REQUIREMENTS.read_text().splitlines() if not line.startswith("#")]
     python = {f"python:{name}": version for name, _, version in (line.partition("==") for line in lines)}
     node = json.loads(_PACKAGE.read_text())["dependencies"]
@@ -29,10 +29,10 @@ def versions() -> dict[str, str]:
 
 
 def install() -> None:
-    """Install what is not installed yet, or in another version; copy the node programs to where their packages are."""
+    """Install the pinned packages if they changed, and copy the node programs beside their packages."""
     _once(PYTHON_HOME, _REQUIREMENTS, _install_python)
     _once(NODE_HOME, _PACKAGE, _install_node)
-    for program in HERE.glob("*.mjs"):  # node looks for packages beside a program's file
+    for program in HERE.glob("*.mjs"):  # node looks for packages beside the file of a program
         shutil.copy(program, NODE_HOME)
 
 

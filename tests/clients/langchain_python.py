@@ -29,14 +29,14 @@ weather_tool = tool(weather)
 
 
 class Ibex(BaseModel):
-    """The shape of a structured answer."""
+    """The schema of a structured response."""
 
     name: str
     legs: int
 
 
 class Cases:
-    """The cases of one API. With a base URL from the environment, LangChain asks for usage only if it is told to."""
+    """The cases of one API. With a base URL from the environment, LangChain requests usage only if configured to."""
 
     def __init__(self, **settings: Any) -> None:
         self._settings = {"stream_usage": True, **settings}
@@ -44,11 +44,11 @@ class Cases:
         self._name = f"ChatOpenAI({', '.join(f'{name}={value}' for name, value in settings.items())})"
 
     def chat(self) -> tuple[str, object]:
-        """An answer."""
+        """A response."""
         return f"{self._name}.invoke", {"text": self._llm.invoke(QUESTION).text}
 
     def streaming(self) -> tuple[str, object]:
-        """An answer as a stream, with usage."""
+        """A streamed response, with usage."""
         chunks = list(self._llm.stream(QUESTION))
         texts = [chunk.text for chunk in chunks if chunk.text]
         tokens = sum(chunk.usage_metadata["total_tokens"] for chunk in chunks if chunk.usage_metadata)
@@ -63,7 +63,7 @@ class Cases:
         return f"{self._name}.bind_tools().invoke", {"tool": call["name"], "text": second.text}
 
     def tools_streamed(self) -> tuple[str, object]:
-        """The same with streams."""
+        """A tool call and its result, both streamed."""
         agent, messages = self._llm.bind_tools([weather_tool]), [HumanMessage(QUESTION)]
         first, *more = agent.stream(messages)
         for chunk in more:
@@ -74,22 +74,22 @@ class Cases:
         return f"{self._name}.bind_tools().stream", {"tool": call["name"], "text": text}
 
     def structured(self) -> tuple[str, object]:
-        """An answer of a given shape."""
+        """A response that matches a schema."""
         parsed = self._llm.with_structured_output(Ibex).invoke(QUESTION)
         return f"{self._name}.with_structured_output", {"parsed": parsed.model_dump()}
 
     def interrupted(self) -> tuple[str, object]:
-        """A stream that breaks off."""
+        """An interrupted stream."""
         texts: list[str] = []
         call = f"{self._name}.stream"
         try:
             texts.extend(chunk.text for chunk in ChatOpenAI(model=INTERRUPTED_MODEL, **self._settings).stream(QUESTION))
-        except (openai.APIError, ValueError) as failure:  # the latter for a response.failed
+        except (openai.APIError, ValueError) as failure:  # ValueError for a response.failed event
             return call, {"text": "".join(texts), "told": True, "error": repr(failure)}
         return call, {"text": "".join(texts), "told": False}
 
     def error(self, model: str, **more: Any) -> tuple[str, object]:
-        """A request that is refused."""
+        """A refused request."""
         call = f"{self._name}.invoke"
         try:
             ChatOpenAI(model=model, **self._settings, **more).invoke(QUESTION)
@@ -98,7 +98,7 @@ class Cases:
         return call, {"error": None}
 
     def by_name(self) -> dict[str, Case]:
-        """Return the cases."""
+        """Return the cases by name."""
         return {
             "chat": self.chat,
             "streaming": self.streaming,
@@ -113,7 +113,7 @@ class Cases:
 
 
 def continued() -> tuple[str, object]:
-    """A second turn, with the conversation at the provider."""
+    """A second turn that continues a conversation stored by the provider."""
     llm = ChatOpenAI(model=MODEL, use_responses_api=True, use_previous_response_id=True)
     first = llm.invoke([HumanMessage(QUESTION)])
     second = llm.invoke([HumanMessage(QUESTION), first, HumanMessage(NEXT_QUESTION)])

@@ -34,7 +34,7 @@ TOOLS: list[Any] = [{"type": "function", **FUNCTION}]
 
 
 class Ibex(BaseModel):
-    """The shape of a structured answer."""
+    """The schema of a structured response."""
 
     name: str
     legs: int
@@ -47,7 +47,7 @@ def chat() -> tuple[str, object]:
 
 
 def chat_streaming() -> tuple[str, object]:
-    """A completion as a stream, with usage."""
+    """A streamed completion, with usage."""
     texts, tokens = [], None
     options: Any = {"include_usage": True}
     with client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True, stream_options=options) as stream:
@@ -69,7 +69,7 @@ def chat_tools() -> tuple[str, object]:
 
 
 def chat_tools_streamed() -> tuple[str, object]:
-    """The same with streams."""
+    """A tool call and its result, both streamed."""
     with client.chat.completions.stream(model=MODEL, messages=MESSAGES, tools=CHAT_TOOLS) as stream:
         message = stream.get_final_completion().choices[0].message
     call: Any = (message.tool_calls or [])[0]
@@ -81,14 +81,14 @@ def chat_tools_streamed() -> tuple[str, object]:
 
 
 def chat_structured() -> tuple[str, object]:
-    """An answer of a given shape."""
+    """A completion that matches a schema."""
     completion = client.chat.completions.parse(model=MODEL, messages=MESSAGES, response_format=Ibex)
     parsed = completion.choices[0].message.parsed
     return "chat.completions.parse", {"parsed": parsed.model_dump() if parsed else None}
 
 
 def chat_interrupted() -> tuple[str, object]:
-    """A stream that breaks off."""
+    """An interrupted stream."""
     texts: list[str] = []
     try:
         for chunk in client.chat.completions.create(model=INTERRUPTED_MODEL, messages=MESSAGES, stream=True):
@@ -104,7 +104,7 @@ def responses() -> tuple[str, object]:
 
 
 def responses_streaming() -> tuple[str, object]:
-    """A response as a stream."""
+    """A streamed response."""
     texts, tokens = [], None
     with client.responses.create(model=MODEL, input=QUESTION, stream=True) as stream:
         for event in stream:
@@ -116,7 +116,7 @@ def responses_streaming() -> tuple[str, object]:
 
 
 def responses_interrupted() -> tuple[str, object]:
-    """A stream that breaks off."""
+    """An interrupted stream."""
     texts, code = [], None
     for event in client.responses.create(model=INTERRUPTED_MODEL, input=QUESTION, stream=True):
         if event.type == "response.output_text.delta":
@@ -143,7 +143,7 @@ def responses_tools() -> tuple[str, object]:
 
 
 def responses_tools_streamed() -> tuple[str, object]:
-    """The same with streams."""
+    """A tool call and its result, both streamed."""
     with client.responses.stream(model=MODEL, input=MESSAGES, tools=TOOLS) as stream:
         first = stream.get_final_response()
     call, result = _result(first)
@@ -158,14 +158,14 @@ def responses_tools_streamed() -> tuple[str, object]:
 
 
 def responses_continued() -> tuple[str, object]:
-    """A second turn, with the conversation at the provider."""
+    """A second turn that continues a conversation stored by the provider."""
     first = client.responses.create(model=MODEL, input=QUESTION)
     second = client.responses.create(model=MODEL, input=NEXT_QUESTION, previous_response_id=first.id)
     return "responses.create(previous_response_id=...)", {"text": second.output_text}
 
 
 def responses_structured() -> tuple[str, object]:
-    """An answer of a given shape."""
+    """A response that matches a schema."""
     parsed = client.responses.parse(model=MODEL, input=QUESTION, text_format=Ibex).output_parsed
     return "responses.parse", {"parsed": parsed.model_dump() if parsed else None}
 

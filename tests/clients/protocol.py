@@ -1,8 +1,8 @@
-"""What the Python programs of `make clients` share: the cases on standard input, their outcomes on standard output.
+"""The protocol of the Python programs of `make clients`: cases on standard input, outcomes on standard output.
 
 A line of input is ``{"api": ..., "case": ...}``, and the line of output for it ``{"call": ..., "outcome": ...}`` or
-``{"failure": ...}``. ``call`` is what the program called. The settings are those of OpenAI's SDKs: OPENAI_BASE_URL and
-OPENAI_API_KEY.
+``{"failure": ...}``. ``call`` is the function that the program called. The settings are those of OpenAI's SDKs:
+OPENAI_BASE_URL and OPENAI_API_KEY.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def weather(city: str) -> str:
 
 
 def serve(**apis: Mapping[str, Case]) -> None:
-    """Run each case that is named on standard input, until that ends."""
+    """Run each case from standard input, until its end."""
     for line in sys.stdin:
         asked = json.loads(line)
         try:

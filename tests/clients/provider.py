@@ -1,4 +1,4 @@
-"""The provider behind IBEX for `make clients`: the scripted one, which here also answers what a tool returned."""
+"""The provider behind IBEX for `make clients`: the scripted one, which here also answers tool results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COMMAND: Final = "echo ibex-$((40 + 2))"
 
 @dataclass(slots=True)
 class ClientsProvider(ScriptedOpenAI):
-    """A scripted provider whose answers depend on the model, on tools and on their results."""
+    """A scripted provider whose responses depend on the model, the tools and the tool results."""
 
     def script_for(self, request: RecordedRequest) -> Script:
         """Record a request and return the script for it."""
@@ -60,7 +60,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _interrupted(whole: Script) -> Script:
-    """Return a stream as far as its first piece of text, and close the connection."""
+    """Return a stream that closes the connection after its first piece of text."""
     sent: list[Step] = []
     for step in whole:
         sent.append(step)
@@ -90,7 +90,7 @@ def _response(asked: dict[str, Any]) -> Script | None:
     tools = [tool.get("name") for tool in asked.get("tools") or ()]
     if CODEX_TOOL not in tools:
         return None
-    if not any(COMMAND in json.dumps(item) for item in items):  # a turn that is not to use a tool
+    if not any(COMMAND in json.dumps(item) for item in items):  # a turn without a tool
         return default_script("/responses", json.dumps(asked | {"tools": []}).encode())
     arguments = json.dumps({"cmd": COMMAND})
     return responses_script(asked, call_item(CODEX_TOOL, arguments), [arguments])

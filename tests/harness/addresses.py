@@ -23,7 +23,7 @@ def address_info(port: int, host: str = LOOPBACK, family: int = socket.AF_INET) 
 
 
 def resolver(*addresses: AddressInfo) -> Resolver:
-    """Return a resolver that finds these addresses, whatever the host."""
+    """Return a resolver that resolves every host to these addresses."""
 
     async def resolve(_host: str, _port: int) -> Sequence[AddressInfo]:
         return addresses

@@ -1,4 +1,4 @@
-"""Auth and a worker that admits callers, over a real Redis; identity and the log of changes are in memory."""
+"""Auth and a worker that admits callers, over a real Redis. Identity and the change log are in memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Tenant:
 
 
 class AdmissionScene:
-    """``worker`` counts and reads epochs; auth has a link of its own. The watch runs only where a test runs it."""
+    """A worker that counts requests and reads epochs, and auth with its own link. Only some tests run the watch."""
 
     def __init__(self, url: str, clock: Clock, timeout_s: float) -> None:
         self.clock = clock
@@ -91,7 +91,7 @@ class AdmissionScene:
         )
 
     async def tenant(self, fits: Callable[[UUID], bool] = lambda _: True) -> Tenant:
-        """Create an organization whose id fits, with an agent and tokens."""
+        """Create an organization, with an agent and tokens, whose id satisfies a condition."""
         while True:
             organization = await self.manage.create_organization(str(self.ids.uuid7()))
             if fits(organization.id):
@@ -101,7 +101,7 @@ class AdmissionScene:
         return Tenant(organization.id, agent.id, *tokens)
 
     async def known_tenant(self, fits: Callable[[UUID], bool] = lambda _: True) -> Tenant:
-        """Return a tenant whose tokens and agent are cached with a known epoch. A busy machine may read it too late."""
+        """Return a tenant with cached token, agent and a known epoch. Retries, since a busy machine may be too slow."""
         for _ in range(_TENANTS):
             tenant = await self.tenant(fits)
             admitted = [await self.admit(tenant, token) for token in (tenant.token, tenant.other_token)]
@@ -116,7 +116,7 @@ class AdmissionScene:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[AdmissionScene]:
-        """Connect both sides."""
+        """Connect both sides to Redis."""
         for side in (self.worker, self.auth):
             await side.link.open()
         try:

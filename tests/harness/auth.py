@@ -1,4 +1,4 @@
-"""The auth service over an in-memory store, its clients, and the same in a process of its own."""
+"""Run the auth service over an in-memory store, in this process or in a process of its own, with its clients."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ LOOPBACK = "127.0.0.1"
 CREDENTIAL = "a service credential of some length"
 REQUEST_ID = UUID(int=0xABC)
 PEPPERS = TokenPeppers({"k1": b"a pepper of some length"})
-PATIENT_S = 5.0  # where a deadline is not what is tested, a slow machine must not fail the test
+PATIENT_S = 5.0  # on a slow machine, a deadline that a test is not about must not make the test fail
 
 
 class TrickyStore(InMemoryIdentity):
-    """A store whose finding can fail, or hang until it is released; the events say that it was asked and abandoned."""
+    """A store whose lookups can fail, or hang until they are released. Events report their start and cancellation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,12 +61,12 @@ class TrickyStore(InMemoryIdentity):
         self.finds = 0
 
     async def find_token(self, token_id: UUID) -> tuple[StoredToken, Organization] | None:
-        """Find it, unless in trouble."""
+        """Return the token, unless the store is set to fail or hang."""
         await self._trouble()
         return await super().find_token(token_id)
 
     async def find_agent(self, org_id: UUID, agent_id: UUID) -> Agent | None:
-        """Find it, unless in trouble."""
+        """Return the agent, unless the store is set to fail or hang."""
         await self._trouble()
         return await super().find_agent(org_id, agent_id)
 
@@ -106,7 +106,7 @@ class Identity:
 
     @classmethod
     async def settled(cls) -> Identity:
-        """Make everything. Whoever does it again gets the same ids and secrets."""
+        """Create the organization, agent and tokens. Every call creates the same ids and secrets."""
         identity = cls()
         identity.org = await identity.manage.create_organization("acme", 60)
         identity.agent = await identity.manage.create_agent(identity.org.id, "support")
@@ -128,7 +128,7 @@ async def serving(
     observer: CallObserver | None = None,
     limits: ServerLimits | None = None,
 ) -> AsyncIterator[AuthServer]:
-    """Serve on loopback, and answer the pings of its watches."""
+    """Serve on loopback and answer the pings of the watches."""
     server = AuthServer(
         f"{LOOPBACK}:{port}",
         identity.use_cases,
@@ -157,7 +157,7 @@ async def asking(
     max_in_flight: int = 128,
     host: str = LOOPBACK,
 ) -> AsyncIterator[GrpcAuthChannel]:
-    """Open a client's connections, to one port or to several replicas."""
+    """Open a client's connections to one port or to several replicas."""
     ports = (port,) if isinstance(port, int) else port
     channel = GrpcAuthChannel(
         ",".join(f"{host}:{each}" for each in ports),
@@ -175,7 +175,7 @@ async def asking(
 
 @asynccontextmanager
 async def stub(port: int) -> AsyncIterator[Any]:
-    """Open a connection that is not ours: the generated stub alone."""
+    """Open a connection with the generated stub alone, without the client of IBEX."""
     async with grpc.aio.insecure_channel(f"{LOOPBACK}:{port}") as channel:
         yield auth_pb2_grpc.AuthServiceStub(channel)
 
@@ -186,7 +186,7 @@ def bearer(credential: str) -> tuple[tuple[str, str], ...]:
 
 
 class AuthProcess:
-    """The service in a process of its own, over ``Identity.settled()``."""
+    """The auth service in a process of its own, over ``Identity.settled()``."""
 
     def __init__(self, port: int = 0) -> None:
         self._process = subprocess.Popen(
@@ -204,17 +204,17 @@ class AuthProcess:
         self.port = int(said)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send the process a signal."""
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill it, stopped or not, and wait until it has ended."""
+        """Kill the process, even if it is stopped, and wait until it has ended."""
         self._process.kill()
         self._process.wait()
 
 
 async def cannot_be_checked(channel: GrpcAuthChannel, identity: Identity) -> float:
-    """Assert that neither token nor agent can be checked, for no reason of the source's; return how long it took."""
+    """Assert that auth cannot check token or agent, and not because of its source. Return the seconds that it took."""
     started = time.monotonic()
     with pytest.raises(ServiceDegradedError) as token_error:
         await GrpcTokenVerifier(channel, identity.clock).verify(identity.token)
@@ -226,7 +226,7 @@ async def cannot_be_checked(channel: GrpcAuthChannel, identity: Identity) -> flo
 
 
 async def until_answered(channel: GrpcAuthChannel, token: PersonalAccessToken) -> Principal:
-    """Verify until there is an answer: each try waits for a connection and ends by its own deadline."""
+    """Verify until auth answers. Each attempt waits for a connection and ends at its own deadline."""
     verifier = GrpcTokenVerifier(channel, ManualClock())
     async with asyncio.timeout(20):
         while True:

@@ -1,4 +1,4 @@
-"""An auth process over a real PostgreSQL, with few descriptors, and its attackers."""
+"""An auth process over a real PostgreSQL, with few file descriptors, and clients that attack it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MANY = 2 * DESCRIPTORS
 
 @dataclass(frozen=True, slots=True)
 class AuthPort:
-    """The process, its ports, and an organization that it knows."""
+    """The auth process, its ports, and an organization in its database."""
 
     process: IbexProcess
     port: int
@@ -59,7 +59,7 @@ class AuthPort:
     @classmethod
     @contextmanager
     def running(cls, postgres: PostgresDatabase, redis_url: str, folder: Path, **environ: str) -> Iterator[AuthPort]:
-        """Start it, and end it afterwards, which it must do well."""
+        """Start the process and stop it afterwards; it must exit cleanly."""
         settings = {
             "IBEX_AUTH_DATABASE_URL": postgres.auth_url,
             "IBEX_REDIS_URL": redis_url,
@@ -91,7 +91,7 @@ class AuthPort:
 
     @asynccontextmanager
     async def unauthenticated(self) -> AsyncIterator[grpc.aio.Channel]:
-        """Connect by gRPC without any credential, on a connection of its own."""
+        """Open a gRPC connection of its own, without a credential."""
         options = (("grpc.use_local_subchannel_pool", 1),)
         async with grpc.aio.insecure_channel(f"{LOOPBACK}:{self.port}", options=options) as channel:
             yield channel
@@ -108,7 +108,7 @@ class AuthPort:
             await self.validates(another)
 
     def connect(self, first: bytes = b"") -> socket.socket:
-        """Connect by TCP and send something."""
+        """Open a TCP connection and send bytes."""
         connection = socket.create_connection((LOOPBACK, self.port), START_TIMEOUT_S)
         connection.sendall(first)
         return connection
@@ -125,13 +125,13 @@ class AuthPort:
             }
 
     def readiness(self) -> tuple[int, str, dict[str, str]]:
-        """Return the status code of /ready, what it says, and what it says of each check."""
+        """Return the status code of /ready, its overall status, and the status of each check."""
         with urllib.request.urlopen(f"{self.ops}/ready", timeout=START_TIMEOUT_S) as response:  # noqa: S310 - loopback
             report = json.load(response)
             return response.status, report["status"], {name: one["status"] for name, one in report["checks"].items()}
 
     def wait_until_ready(self) -> None:
-        """Wait until nothing is missing any more."""
+        """Wait until every readiness check passes."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while self.readiness()[1] != "ok":
             assert time.monotonic() < deadline
@@ -139,7 +139,7 @@ class AuthPort:
 
     @property
     def admin_metadata(self) -> Any:
-        """Return what the administrator presents."""
+        """Return the metadata of the administrator's credential."""
         return bearer(self.admin.reveal())
 
 
@@ -163,7 +163,7 @@ async def _organization(url: str) -> tuple[UUID, PersonalAccessToken, PersonalAc
 
 
 async def outcome(call: Any) -> tuple[grpc.StatusCode, str | None]:
-    """Return how a call ended: its status, and the reason that came with it."""
+    """Return the status of a finished call and its reason."""
     try:
         await call
     except grpc.aio.AioRpcError as error:
@@ -173,6 +173,6 @@ async def outcome(call: Any) -> tuple[grpc.StatusCode, str | None]:
 
 
 async def no_message() -> AsyncIterator[bytes]:
-    """Send no message, and do not end the call either."""
+    """Send no message and leave the call open."""
     await asyncio.Event().wait()
     yield b""

@@ -1,4 +1,4 @@
-"""A proxy in front of two auth replicas, under a load of known tokens about which it asks them all the time."""
+"""A proxy in front of two auth replicas, under a load of known tokens that are continually revalidated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _METRICS_AT: Final = "health and metrics on"
 
 @dataclass(slots=True)
 class AuthReplicas:
-    """Two auth replicas on ports of their own, a proxy that asks both, and the tokens that are used."""
+    """Two auth replicas on ports of their own, a proxy that uses both, and the tokens of the load."""
 
     production: Production
     database: PostgresDatabase
@@ -76,7 +76,7 @@ class AuthReplicas:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Change the organization five times a second, so that every worker asks about every token anew each time."""
+        """Change the organization five times a second, so that every worker validates every token again."""
         ends = threading.Event()
         thread = threading.Thread(target=self._change_until, args=(ends,), daemon=True)
         thread.start()
@@ -92,7 +92,7 @@ class AuthReplicas:
                 connection.execute(_CHANGE)
 
     def restart(self, number: int, by: signal.Signals) -> None:
-        """End a replica by a signal and start it again on its port."""
+        """Stop a replica with a signal and start it again on its port."""
         old = self.replicas[number]
         self.production.processes.remove(old)
         assert old.stop(by) == (0 if by == signal.SIGTERM else -by)

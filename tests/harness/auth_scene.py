@@ -1,4 +1,4 @@
-"""A server of the auth service with one that listens, and calls of it by the generated stub."""
+"""A server of the auth service with an observer, and calls to it by the generated stub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SERVICE_METADATA = bearer(CREDENTIAL)
 
 
 class Recorder:
-    """A ``CallObserver`` that keeps what it hears."""
+    """A ``CallObserver`` that records every notification."""
 
     def __init__(self) -> None:
         self.began_ids: list[UUID] = []
@@ -34,22 +34,22 @@ class Recorder:
         self.one_ended = asyncio.Event()
 
     def began(self, request_id: UUID) -> None:
-        """Note it."""
+        """Record the start of a call."""
         self.began_ids.append(request_id)
 
     def failed(self, error: BaseException) -> None:
-        """Note it."""
+        """Record an exception."""
         self.failures.append(error)
 
     def ended(self, method: str, status: str, duration_ns: int) -> None:
-        """Note it."""
+        """Record the end of a call."""
         assert duration_ns >= 0
         self.calls.append((method, status))
         self.one_ended.set()
 
 
 class Scene:
-    """A server, what it serves and a stub for it."""
+    """A server, its use cases and a stub for it."""
 
     def __init__(self, identity: Identity, server: AuthServer, service: Any, observer: Recorder) -> None:
         self.identity = identity
@@ -59,7 +59,7 @@ class Scene:
         self.org_id = str(identity.org.id)
 
     async def refusal(self, method: str, request: Any, metadata: Any = ()) -> tuple[grpc.StatusCode, str, str]:
-        """Return how a call is refused: status, reason, message."""
+        """Return the status, reason and message of a refused call."""
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await getattr(self.service, method)(request, metadata=metadata)
         trailing = raised.value.trailing_metadata()

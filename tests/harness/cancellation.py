@@ -1,4 +1,4 @@
-"""Running a coroutine again and again, cancelled each time at another of its suspensions."""
+"""Run a coroutine repeatedly and cancel each run at a different suspension."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Moment(Enum):
-    """When, in a suspension, the cancellation comes."""
+    """The point within a suspension at which the cancellation arrives."""
 
     WHILE_WAITING = "while waiting"
     WHEN_IT_WAS_OVER = "when what was waited for had come, but not yet been heard of"
@@ -22,7 +22,7 @@ class Moment(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Cancel at this suspension, counted from 1."""
+    """A cancellation at this suspension, counted from 1."""
 
     suspension: int
     moment: Moment = Moment.WHILE_WAITING
@@ -30,7 +30,7 @@ class Cut:
 
 @dataclass(slots=True)
 class Run:
-    """How a run went: how often it was suspended, how many of its cuts were reached, and what asyncio complained of."""
+    """The result of a run: the number of suspensions, the number of cuts reached, and what asyncio reported."""
 
     suspensions: int = 0
     cuts_reached: int = 0
@@ -40,7 +40,7 @@ class Run:
 
 
 class _Steps(Generator[Any, Any, None]):
-    """A coroutine's steps, passed on to the task that runs it; cancels that task where it is told to."""
+    """The steps of a coroutine, passed on to the task that runs it. Cancels that task at the given cuts."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, None], cuts: tuple[Cut, ...], run: Run) -> None:
         self._coroutine = coroutine
@@ -84,16 +84,16 @@ class _Watched:
 
 
 async def run_cut(make: Callable[[], Coroutine[Any, Any, None]], *cuts: Cut) -> Run:
-    """Run what ``make`` makes in a task of its own, cancelled at ``cuts``; return when no task is left, or a second on.
+    """Run the coroutine from ``make`` in its own task and cancel it at ``cuts``.
 
-    What the coroutine raises, other than its cancellation, is raised here.
+    Return when no task is left, or after one second. Exceptions of the coroutine are raised, except its cancellation.
     """
     run = Run()
     loop = asyncio.get_running_loop()
     before = asyncio.all_tasks()
     previous = loop.get_exception_handler()
     loop.set_exception_handler(lambda _, context: run.complaints.append(str(context["message"])))
-    gc.freeze()  # what was there before is not this run's, and need not be searched
+    gc.freeze()  # objects from before the run do not belong to it and need not be searched
     try:
         await _in_a_task(make, cuts, run)
         gc.collect()

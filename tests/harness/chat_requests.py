@@ -1,4 +1,4 @@
-"""Chat completions at once, without an event loop: parsing, injecting, reading responses."""
+"""Parse chat completions, inject directives and read responses synchronously, without an event loop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parse(body: bytes) -> ChatRequest:
 
 
 def inject(request: ChatRequest, directive: Directive | None, *, merges: bool = False) -> ChatRequest:
-    """Return the request with the directive injected, itself without one."""
+    """Return the request with the directive injected; the request itself if there is no directive."""
     return request if directive is None else request.with_directive(directive, Dialect(merges_instructions=merges))
 
 

@@ -1,4 +1,4 @@
-"""A chat use case with scripted neighbours that record what was asked of them, and wait wherever real ones would."""
+"""A chat use case with scripted collaborators, which record their calls and suspend wherever real ones would."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ _STATUSES = {
 
 
 def status_of(error: IbexError | None) -> int:
-    """Return a status for an error, as a protocol's table would."""
+    """Return the status for an error, as a protocol's table would."""
     return 200 if error is None else _STATUSES.get(error.code, 500)
 
 
@@ -104,7 +104,7 @@ def _nothing() -> None:
 
 
 async def pause() -> None:
-    """Wait for a future, as for a socket: a cancellation may come before or after it has its result."""
+    """Wait for a future, as for a socket. A cancellation may arrive before or after the future has its result."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
 
@@ -141,13 +141,13 @@ def chat_request(*, stream: bool = False, include_usage: bool | None = None, mod
 
 
 def outgoing_request(*, stream: bool = False, include_usage: bool | None = None) -> ProviderRequest:
-    """Return ``chat_request`` as a provider is asked it, without a directive."""
+    """Return ``chat_request`` in the form in which it is sent to a provider, without a directive."""
     asked = chat_request(stream=stream, include_usage=include_usage)
     return ProviderRequest(ChatCompletions.name, asked.path, asked.model, asked.is_streaming, asked.body)
 
 
 def event(data: bytes) -> StreamEvent:
-    """Return the event of one line of data."""
+    """Return a stream event with one line of data."""
     return StreamEvent(b"data: " + data + b"\n\n", data)
 
 
@@ -157,7 +157,7 @@ async def _read(epochs: InMemoryEpochs | None, org_id: UUID) -> Epoch:
 
 @dataclass(slots=True)
 class ScriptedTokens:
-    """A ``TokenVerifier`` with one answer. Like auth it reads the epoch first, where ``epochs`` are given."""
+    """A ``TokenVerifier`` with one answer. Like auth, it reads the epoch first if ``epochs`` are given."""
 
     answer: Principal | Exception
     asked: list[UUID] = field(default_factory=list)
@@ -179,7 +179,7 @@ class ScriptedTokens:
 
 @dataclass(slots=True)
 class ScriptedAgents:
-    """An ``AgentVerifier`` with one answer. Like auth it reads the epoch first, where ``epochs`` are given."""
+    """An ``AgentVerifier`` with one answer. Like auth, it reads the epoch first if ``epochs`` are given."""
 
     answer: Agent | Exception
     asked: list[tuple[UUID, UUID]] = field(default_factory=list)
@@ -200,7 +200,7 @@ class ScriptedAgents:
 
 @dataclass(slots=True)
 class WaitingRateLimiter:
-    """The in-memory limiter, behind a wait. ``asked`` holds the organizations whose epoch alone was read."""
+    """The in-memory limiter with a suspension. ``asked`` lists the organizations of epoch-only reads."""
 
     epochs: InMemoryEpochs
     counted: list[UUID] = field(default_factory=list)
@@ -209,11 +209,11 @@ class WaitingRateLimiter:
     limiter: InMemoryRateLimiter = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the limiter."""
+        """Create the limiter."""
         self.limiter = InMemoryRateLimiter(self.epochs)
 
     async def count(self, org_id: UUID, now: datetime) -> Tally:
-        """Count."""
+        """Count a request."""
         self.counted.append(org_id)
         self.on_asked()
         await pause()
@@ -235,7 +235,7 @@ class ScriptedDirectives:
     on_asked: Callable[[], None] = _nothing
 
     async def active(self, org_id: UUID, agent_id: UUID) -> Directive | None:
-        """Give the answer."""
+        """Return the scripted answer."""
         self.asked.append((org_id, agent_id))
         self.on_asked()
         await pause()
@@ -251,7 +251,7 @@ class ScriptedDirectives:
 
 @dataclass(slots=True)
 class ScriptedStream:
-    """A ``ProviderStream`` that gives out its reads one by one; an exception among them is raised."""
+    """A ``ProviderStream`` that yields its reads one by one. An exception among them is raised."""
 
     reads: Sequence[Sequence[StreamEvent] | Exception]
     attempts: int = 1
@@ -263,7 +263,7 @@ class ScriptedStream:
     close_failure: Exception | None = None
 
     async def __aiter__(self) -> AsyncIterator[Sequence[StreamEvent]]:
-        """Give out the reads."""
+        """Yield the reads."""
         for read in self.reads:
             await pause()
             if isinstance(read, Exception):
@@ -272,7 +272,7 @@ class ScriptedStream:
             yield read
 
     async def aclose(self) -> None:
-        """Take the time that closing takes."""
+        """Close the stream, which may suspend."""
         for _ in range(self.pauses_in_closing):
             await pause()
         self.closed += 1
@@ -297,7 +297,7 @@ class ScriptedProvider:
     asked_to_list: int = 0
 
     async def list_models(self) -> Sequence[ProviderModel]:
-        """Give the list."""
+        """Return the scripted list."""
         self.asked_to_list += 1
         await pause()
         if isinstance(self.listed, Exception):
@@ -305,7 +305,7 @@ class ScriptedProvider:
         return self.listed
 
     async def complete(self, request: ProviderRequest) -> ProviderBody | ProviderStream:
-        """Give the answer."""
+        """Return the scripted answer."""
         self.asked.append(request)
         self.on_asked()
         try:
@@ -322,7 +322,7 @@ class ScriptedProvider:
 
 @dataclass(slots=True)
 class ScriptedJournal:
-    """A ``Journal`` that keeps what is appended in a list, after a wait, or fails to."""
+    """A ``Journal`` that suspends and then keeps appended exchanges in a list, or fails."""
 
     failure: Exception | None = None
     kept: list[Exchange] = field(default_factory=list)
@@ -330,19 +330,19 @@ class ScriptedJournal:
     left: list[Exchange] = field(default_factory=list)
 
     def begin(self, exchange: Exchange) -> None:
-        """Remember what was begun."""
+        """Record that the exchange began."""
         self.begun.append(exchange)
 
     def unfinished(self) -> Sequence[Exchange]:
-        """Give what a predecessor is to have left."""
+        """Return the exchanges that a previous process left unfinished."""
         return self.left
 
     async def dead_letter(self, sink: Sink, exchange: Exchange, reason: str) -> None:
-        """Not asked in this scene."""
+        """Not called in this scene."""
         raise NotImplementedError
 
     def append(self, exchange: Exchange) -> asyncio.Future[None]:
-        """Keep an exchange."""
+        """Append an exchange."""
         return asyncio.ensure_future(self._append(exchange))
 
     async def _append(self, exchange: Exchange) -> None:
@@ -353,25 +353,25 @@ class ScriptedJournal:
         self.kept.append(exchange)
 
     async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
-        """Give nothing: nobody delivers in this scene."""
+        """Return nothing: nothing is delivered in this scene."""
         raise NotImplementedError
 
     async def acknowledge(self, sink: Sink, batch: Batch) -> None:
-        """Not asked in this scene."""
+        """Not called in this scene."""
         raise NotImplementedError
 
     async def wait_for_more(self, sink: Sink, timeout_s: float) -> None:
-        """Not asked in this scene."""
+        """Not called in this scene."""
         raise NotImplementedError
 
     def depth(self, sink: Sink) -> int:
-        """Not asked in this scene."""
+        """Not called in this scene."""
         raise NotImplementedError
 
 
 @dataclass(slots=True)
 class BodyReader:
-    """What a call reads its body with."""
+    """The body reader of a call."""
 
     answer: ChatRequest | Exception
     reads: int = 0
@@ -388,7 +388,7 @@ class BodyReader:
 
 
 class ScriptedOperation(ChatCompletions):
-    """Chat completions whose requests are read and parsed as the scene says."""
+    """Chat completions that read and parse requests as the scene specifies."""
 
     def __init__(self, body: BodyReader) -> None:
         self._body = body
@@ -399,7 +399,7 @@ class ScriptedOperation(ChatCompletions):
 
 
 def without_filter(clock: Clock) -> UnknownTokens:
-    """Return what a worker has whose Bloom filter is not complete: it refuses nothing."""
+    """Return the state of a worker whose Bloom filter is incomplete, so that it refuses no token."""
     identity = InMemoryIdentity()
     watch = Watch(InProcessWatch(WatchServer(identity.change_log)), Validity(), clock, lambda: 0.0)
     return UnknownTokens(TokenFilter(identity, bytes(16)), watch, clock)
@@ -407,7 +407,7 @@ def without_filter(clock: Clock) -> UnknownTokens:
 
 @dataclass(slots=True)
 class Caches:
-    """Caches as a worker has them, empty, what they were heard to do, and what the watch has proved."""
+    """Empty caches as a worker has them, the events that they reported, and the confirmed time."""
 
     clock: ManualClock
     heard: list[tuple[str, Kind]] = field(default_factory=list)
@@ -416,15 +416,15 @@ class Caches:
     calls: AuthCalls = field(init=False)
 
     def __post_init__(self) -> None:
-        """Share the calls to auth."""
+        """Create the calls to auth, which all caches share."""
         self.calls = AuthCalls(self.clock, timeout_s=CALL_TIMEOUT_S)
 
     def confirm(self) -> None:
-        """Receive a pong whose ping was sent now."""
+        """Confirm the present time: receive a pong whose ping is sent now."""
         self.validity.confirm(self.clock.monotonic_ns())
 
     def event(self, kind: Kind, org_id: UUID = ORG) -> None:
-        """Receive an event. A moment goes by: only what is fetched after an event is valid."""
+        """Receive an event and advance the clock, so that only entries fetched after the event are valid."""
         self.validity.invalidate(kind, org_id, self.clock.monotonic_ns())
         self.clock.advance(MOMENT)
 
@@ -449,19 +449,19 @@ class Caches:
         )
 
     def hit(self, kind: Kind) -> None:
-        """Remember; see ``CacheObserver``."""
+        """Record a hit; see ``CacheObserver``."""
         self.heard.append(("hit", kind))
 
     def missed(self, kind: Kind) -> None:
-        """Remember; see ``CacheObserver``."""
+        """Record a miss; see ``CacheObserver``."""
         self.heard.append(("missed", kind))
 
     def refetched(self, kind: Kind) -> None:
-        """Remember; see ``CacheObserver``."""
+        """Record a refetch; see ``CacheObserver``."""
         self.heard.append(("refetched", kind))
 
     def served_stale(self, kind: Kind) -> None:
-        """Remember; see ``CacheObserver``."""
+        """Record a stale entry that was served; see ``CacheObserver``."""
         self.heard.append(("stale", kind))
 
 
@@ -469,13 +469,13 @@ DISK_FULL = JournalUnavailableError("the disk is full")
 
 
 def principal(**changes: Any) -> Principal:
-    """Return the principal of a live token that may chat and is bound to no agent."""
+    """Return the principal of a live token that may chat and is not bound to an agent."""
     values: dict[str, Any] = {"org_id": ORG, "token_id": TOKEN.token_id, "permissions": AGENT_DEFAULT}
     return Principal(**(values | changes))
 
 
 class ChatScene:
-    """Everything that a chat call meets; change a neighbour's answer before calling."""
+    """All collaborators of a chat call. A test changes their answers before it makes the call."""
 
     def __init__(self, answer: ProviderBody | ProviderStream | Exception, request: ChatRequest) -> None:
         self.clock = ManualClock()
@@ -506,7 +506,7 @@ class ChatScene:
         self.delays.append(seconds)
 
     def admission(self) -> Admission:
-        """Return the use case's first half."""
+        """Return the admission use case."""
         tokens, agents = self.caches.tokens(self.tokens), self.caches.agents(self.agents)
         return Admission(
             tokens,
@@ -519,7 +519,7 @@ class ChatScene:
         )
 
     def use_case(self) -> ProxyRequest:
-        """Return the use case over the neighbours as they are now."""
+        """Return the chat use case over the collaborators in their present state."""
         return ProxyRequest(
             admit=self.admission(),
             directives=self.caches.directives(self.directives),
@@ -532,7 +532,7 @@ class ChatScene:
         )
 
     def call(self) -> IncomingRequest:
-        """Return the call of the scene's client."""
+        """Return the call that the scene's client makes."""
         return IncomingRequest(
             operation=ScriptedOperation(self.body),
             request_id=REQUEST_ID,
@@ -550,13 +550,13 @@ class ChatScene:
 
     @property
     def exchange(self) -> Exchange:
-        """The one exchange that was settled; fails if there was none, or more than one."""
+        """The one exchange that was recorded. Fails if there is none or more than one."""
         (settled,) = self.observer.exchanges
         return settled.exchange
 
     @property
     def journaled(self) -> bool:
-        """Whether the one exchange that was settled is in the journal, which must agree with what observers heard."""
+        """Whether the one recorded exchange is in the journal. Asserts that the observers reported the same."""
         (settled,) = self.observer.exchanges
         assert self.journal.kept == ([settled.exchange] if settled.journaled else [])
         return settled.journaled

@@ -1,4 +1,4 @@
-"""The command line over twins: what a command prints, where, and its exit code."""
+"""Run the command line over in-memory adapters, and capture its output and exit code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -43,13 +43,13 @@ class Done:
 
     @property
     def json(self) -> Any:
-        """What it wrote on standard output, which must be one JSON document."""
+        """The standard output, which must be one JSON document."""
         assert self.code == 0, self.err
         return json.loads(self.out)
 
 
 class CliScene:
-    """A folder, an environment and the use cases over twins; ``run`` is ``ibex`` with these arguments."""
+    """A folder, an environment and the use cases over in-memory adapters. ``run`` runs ``ibex`` with arguments."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         clock, ids = ManualClock(), SequentialIds()
@@ -83,7 +83,7 @@ class CliScene:
         return Done(code, captured.out, captured.err)
 
     def install(self, **changes: str) -> FirstInstallation:
-        """Leave in the folder what a first start leaves there."""
+        """Create in the folder what the first start creates."""
         values = {"org_id": "", "org_name": "acme", "agent_id": "", "agent_name": "assistant"}
         tokens = {"agent_token": "ibex_pat_agent", "admin_token": "ibex_pat_admin"}
         self.home.path.mkdir(exist_ok=True)

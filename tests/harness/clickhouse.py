@@ -1,6 +1,6 @@
 """A real ClickHouse for tests: the engine's process, or the server that IBEX_TEST_CLICKHOUSE_URL names.
 
-The engine starts with the first test that asks and serves the whole run; each test has a database of its own in it.
+The first test that needs the engine starts it, and it serves the whole run. Each test has its own database.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ class ClickHouseDatabase:
     name: str
 
     def client(self) -> Client:
-        """Return a client of it, to be closed with ``disconnect``."""
+        """Return a client, which the caller closes with ``disconnect``."""
         return ClickHouseAddress.parse(self.url).connect()
 
     def dump(self) -> str:
-        """Return every trace, as text: for looking for what must not be there."""
+        """Return every trace as text, to search for values that must not be stored."""
         client = self.client()
         rows = client.query("SELECT * FROM {name:Identifier}.llm_traces", parameters={"name": self.name}).result_rows
         disconnect(client)
         return "\n".join(map(str, rows))
 
     def empty(self) -> None:
-        """Remove every trace; what was known of their batches goes with them."""
+        """Remove every trace and every record of an inserted batch."""
         client = self.client()
         client.command("TRUNCATE TABLE {name:Identifier}.llm_traces", parameters={"name": self.name})
         disconnect(client)
 
     def drop(self) -> None:
-        """Remove it, if it is there."""
+        """Drop the database if it exists."""
         client = self.client()
         client.command("DROP DATABASE IF EXISTS {name:Identifier}", parameters={"name": self.name})
         disconnect(client)
@@ -83,7 +83,7 @@ def _database_on(server_url: str) -> ClickHouseDatabase:
 
 @pytest.fixture
 def empty_clickhouse(clickhouse_server_url: str) -> Iterator[ClickHouseDatabase]:
-    """A database that is not there yet, for one test."""
+    """The name of a database that does not exist yet, for one test."""
     database = _database_on(clickhouse_server_url)
     yield database
     database.drop()
@@ -91,7 +91,7 @@ def empty_clickhouse(clickhouse_server_url: str) -> Iterator[ClickHouseDatabase]
 
 @pytest.fixture(scope="module")
 def module_clickhouse(clickhouse_server_url: str) -> Iterator[ClickHouseDatabase]:
-    """A database of the newest schema, for all tests of a module together."""
+    """A database with the newest schema, shared by the tests of a module."""
     database = _database_on(clickhouse_server_url)
     migrate(database.url)
     yield database
@@ -100,15 +100,15 @@ def module_clickhouse(clickhouse_server_url: str) -> Iterator[ClickHouseDatabase
 
 @pytest.fixture
 def clickhouse(empty_clickhouse: ClickHouseDatabase) -> ClickHouseDatabase:
-    """A database of the newest schema without any row, for one test."""
+    """An empty database with the newest schema, for one test."""
     migrate(empty_clickhouse.url)
     return empty_clickhouse
 
 
 @pytest.fixture(scope="session")
 def engine_in_memory() -> Iterator[Engine]:
-    """The engine in this very process. It keeps what is in memory while clients of ``chdb://`` come and go."""
-    # Here, since loading the engine takes longer than most tests and most runs do without it.
+    """The engine in this process. It keeps its memory tables when clients of ``chdb://`` disconnect."""
+    # Imported here, because the engine loads slowly and most runs do not need it.
     from ibex.adapters.clickhouse.engine_statements import Engine  # noqa: PLC0415
 
     engine = Engine(":memory:")
@@ -118,7 +118,7 @@ def engine_in_memory() -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def module_chdb(engine_in_memory: Engine) -> Iterator[ClickHouseDatabase]:  # noqa: ARG001 - it has to run
-    """A database of the newest schema in the engine in this process, for all tests of a module together."""
+    """A database with the newest schema in the engine in this process, shared by the tests of a module."""
     name = f"test_{uuid4().hex}"
     database = ClickHouseDatabase(f"chdb://?database={name}", name)
     migrate(database.url)

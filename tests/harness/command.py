@@ -1,6 +1,6 @@
-"""Runs an `ibex` command in this process: the very command line, without the second that a process takes to start.
+"""Run an `ibex` command in this process, which saves the second that a new process takes to start.
 
-For what a test needs done. That the commands work as processes is tested where they are started as such.
+It is for the setup of tests. Other tests start the commands as processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """How a command ended, and what it wrote."""
+    """The exit code of a command and its output."""
 
     returncode: int
     stdout: str
@@ -30,9 +30,9 @@ class Ran:
 
 
 def run_ibex(home: Path, environ: Mapping[str, str], *arguments: str) -> Ran:
-    """Run a command on a folder, with nothing of this process's environment, and return how it ended.
+    """Run a command on a folder, without this process's environment, and return its result.
 
-    It has an event loop of its own in a thread of its own, so that a test that is a coroutine may run one as well.
+    The command has its own event loop in its own thread, so that a coroutine test can call it.
     """
     invocation = Invocation(Home(home), environ, dotenv=str(home.parent / ".env"))
     out, err = io.StringIO(), io.StringIO()

@@ -1,4 +1,4 @@
-"""What processes use of the processors, from /proc: by group, and of the whole machine."""
+"""Processor time from /proc, by group of processes and for the whole machine."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _IDLE = (3, 4)
 
 
 def tree(pid: int) -> list[int]:
-    """Return a process and all that descend from it and run."""
+    """Return a process and all of its running descendants."""
     children: list[int] = []
-    with suppress(OSError):  # it ended meanwhile
+    with suppress(OSError):  # the process ended meanwhile
         for thread in Path(f"/proc/{pid}/task").iterdir():
             children += map(int, (thread / "children").read_text().split())
     return [pid, *(found for child in children for found in tree(child))]
 
 
 def used_s(pids: Iterable[int]) -> float:
-    """Return the processor time that processes have used so far, in seconds; ended ones count nothing."""
+    """Return the processor time that running processes have used so far, in seconds."""
     total = 0
     for pid in pids:
         with suppress(OSError):
@@ -37,7 +37,7 @@ def used_s(pids: Iterable[int]) -> float:
 
 
 def machine_used_s() -> float:
-    """Return the processor time that everything on this machine has used so far, in seconds."""
+    """Return the processor time that the whole machine has used so far, in seconds."""
     fields = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(fields) - sum(fields[at] for at in _IDLE)) * _TICK_S
 
@@ -46,7 +46,7 @@ def machine_used_s() -> float:
 class CpuUse:
     """Seconds of processor time by group of processes, within ``wall_s`` seconds.
 
-    ``machine_s`` is that of everything on the machine: what no group accounts for, others have used.
+    ``machine_s`` is the time of the whole machine, including processes outside every group.
     """
 
     by_group: dict[str, float] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class CpuUse:
 
 @contextmanager
 def metered(groups: Mapping[str, Iterable[int]]) -> Iterator[CpuUse]:
-    """Fill what is yielded when the block ends; a group is named by its processes' topmost ones."""
+    """Fill the yielded object when the block ends. Each group is given by its topmost processes."""
     pids = {name: [pid for root in roots for pid in tree(root)] for name, roots in groups.items()}
     use = CpuUse()
     before = {name: used_s(each) for name, each in pids.items()}
@@ -67,7 +67,7 @@ def metered(groups: Mapping[str, Iterable[int]]) -> Iterator[CpuUse]:
 
 
 def memory_mb(pid: int) -> float:
-    """Return what a process holds in memory, in MB (2^20 bytes): its resident set."""
+    """Return the resident set size of a process in MB (2^20 bytes)."""
     status = Path(f"/proc/{pid}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
     return int(line.split()[1]) / 1024

@@ -1,4 +1,4 @@
-"""Runs `ibex dev` as a user would: a process of its own, on a folder of its own, on a free port."""
+"""Run `ibex dev` as a user would: in its own process and its own folder, on a free port."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ START_TIMEOUT_S = 60
 
 @contextmanager
 def folder_of_its_own() -> Iterator[Path]:
-    """Make a folder outside of pytest's, which every session of pytest closes to others again.
+    """Create a folder outside pytest's, to which pytest denies access by other users.
 
-    PostgreSQL, started by root, runs as somebody else and has to pass through it.
+    PostgreSQL, started by root, runs as another user and needs access to the folder's path.
     """
     folder = Path(tempfile.mkdtemp(prefix="ibex-dev-"))
     try:
@@ -43,7 +43,7 @@ class IbexDev:
 
     @classmethod
     def start(cls, home: Path, environ: Mapping[str, str], *arguments: str) -> IbexDev:
-        """Start it and return once it says that it is ready."""
+        """Start the process and return once it reports that it is ready."""
         command = ["--home", str(home), "dev", "--port", "0", *arguments]
         dev = cls(home, IbexProcess.spawn(command, environ, home.parent))
         dev.wait_for_line(READY, START_TIMEOUT_S)
@@ -51,40 +51,40 @@ class IbexDev:
 
     @property
     def lines(self) -> list[str]:
-        """What it has written so far."""
+        """The lines that the process has written so far."""
         return self.running.lines
 
     def wait_for_line(self, text: str, timeout_s: float) -> str:
-        """Return the first line that holds the text, waiting for it."""
+        """Wait for a line that contains the text, and return the first."""
         return self.running.wait_for_line(text, timeout_s)
 
     @property
     def installation(self) -> dict[str, str]:
-        """What the first start made, tokens included."""
+        """The installation that the first start created, with its tokens."""
         return dict(json.loads((self.home / "installation.json").read_text()))
 
     @property
     def address(self) -> str:
-        """Where the proxy listens."""
+        """The address of the proxy."""
         return str(json.loads((self.home / "running.json").read_text())["address"])
 
     def ibex(self, *arguments: str) -> Ran:
-        """Run another `ibex` command on the same folder: from here, thus from another process."""
+        """Run another `ibex` command on the same folder, in the test's process."""
         return run_ibex(self.home, {}, *arguments)
 
     def ibex_json(self, *arguments: str) -> Any:
-        """Run another `ibex` command with ``--json`` and return what it says; it must succeed."""
+        """Run another `ibex` command with ``--json`` and return its output; the command must succeed."""
         done = self.ibex(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def stop(self, number: int = signal.SIGINT) -> int:
-        """Send a signal to it alone and return its exit code."""
+        """Send a signal to the process alone and return its exit code."""
         return self.running.stop(number)
 
 
 def processes_on(home: Path) -> list[str]:
-    """Return the processes that have the folder among their arguments."""
+    """Return the processes that have the folder in their arguments."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

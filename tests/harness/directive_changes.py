@@ -1,4 +1,4 @@
-"""An operator in this process who changes a directive, so that the very moment of a change's return is known."""
+"""An operator in the test's process who changes a directive, so that the time at which the change returns is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A change that was made: the version that is in force since, and when the call returned, in monotonic seconds."""
+    """A change: the version in force since then, and when the call returned, in monotonic seconds."""
 
     version: int
     text: str
@@ -33,11 +33,11 @@ class DirectiveOperator:
     environ: Mapping[str, str]
 
     def set(self, text: str) -> Changed:
-        """Put a new text in force."""
+        """Activate a new text."""
         return self._make(lambda directives, org, agent: directives.set(org, agent, text, author="tests"))
 
     def rollback(self, number: int) -> Changed:
-        """Put an earlier version in force again."""
+        """Activate an earlier version."""
         return self._make(lambda directives, org, agent: directives.rollback(org, agent, number))
 
     def _make(self, change: Callable[[ManageDirectives, UUID, UUID], Awaitable[DirectiveState]]) -> Changed:

@@ -1,4 +1,4 @@
-"""Clients that never wait, watching which version of a directive their answers say they had."""
+"""Clients in a closed loop that record which version of a directive each response reports."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _BODY = b'{"model":"gpt-4o","messages":[{"role":"user","content":"Hi"}]}'
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One answer: when its request was sent and its head was here, in monotonic seconds, status and version, or 0.
+    """One response: send time and arrival of its head in monotonic seconds, status, and version, or 0.
 
-    ``is_cached`` is what X-IBEX-Auth-Cached says.
+    ``is_cached`` is the value of X-IBEX-Auth-Cached.
     """
 
     sent: float
@@ -39,11 +39,11 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How a change came into force, in seconds from when the change had returned.
+    """How a change came into force, in seconds from the time at which the change returned.
 
-    ``first_s``: until the answer of the first request sent since then that carried it. ``old_s``: until the last
-    request was sent that carried the old one, 0 if none was. ``failed``: answers other than 200, by status.
-    ``went_back``: answers with another one on a connection that had seen the new one.
+    ``first_s``: until the response of the first request with the new version that was sent after the change. ``old_s``:
+    until the last request with the old version was sent, 0 if there was none. ``failed``: responses other than 200, by
+    status. ``went_back``: responses with another version on a connection that had seen the new one.
     """
 
     first_s: float
@@ -54,9 +54,9 @@ class Change:
 
 @dataclass(slots=True)
 class DirectiveWatch:
-    """Clients on connections of their own, so that each worker has some, one request after the other.
+    """Clients with a connection each, so that each worker has some; each sends one request after the other.
 
-    ``pause_s`` is how long each waits in between.
+    ``pause_s`` is the pause between two requests of a client.
     """
 
     address: str
@@ -77,16 +77,16 @@ class DirectiveWatch:
             thread.join(WAIT_S)
 
     def since(self, moment: float) -> list[Seen]:
-        """Return the answers to requests that were sent since a moment."""
+        """Return the responses to requests that were sent at or after a given time."""
         return [seen for client in self.seen for seen in list(client) if seen.sent >= moment]
 
     def wait_until_all(self, is_so: Callable[[Seen], bool]) -> None:
-        """Wait until the latest answer of every client is so."""
+        """Wait until the latest response of every client satisfies the condition."""
         deadline = time.monotonic() + WAIT_S
         while not all(seen and is_so(seen[-1]) for seen in self.seen):
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {WAIT_S} s, but {[seen[-1:] for seen in self.seen]}")
-            time.sleep(0.001)  # the other thread tells nobody
+            time.sleep(0.001)  # the other thread sends no notification
 
     async def _run(self) -> None:
         await asyncio.gather(*(self._client(seen) for seen in self.seen))
@@ -122,10 +122,10 @@ def change_under(
     pause_s: float = 0.0,
     hold_s: float = 0.0,
 ) -> Change:
-    """Under load, break something, set a new text or go back to an old one, and see; mend it afterwards.
+    """Under load, inject a fault, activate a new text or roll back, record the responses, and remove the fault.
 
-    ``pause_s`` is how long each of the clients waits between its requests. ``hold_s`` is for how long it stays broken
-    after the change; by default until all clients have seen the new text.
+    ``pause_s`` is the pause of each client between its requests. ``hold_s`` is how long the fault lasts after the
+    change; by default until all clients have seen the new text.
     """
     operator = DirectiveOperator(stack.production.environ)
     watch = DirectiveWatch(stack.address, stack.installation.agent_token.reveal(), pause_s)
@@ -156,8 +156,8 @@ def change_under(
 
 
 def _went_back(versions: list[int], new: int) -> int:
-    """Return how many that are not the new one come after it. Before it, one older than the old one may be there.
+    """Return how many responses after the new version do not have it. An older version may precede the new one.
 
-    That is on a worker which was without Redis a moment ago and has only now heard of the change before.
+    That happens on a worker that was just cut off from Redis and receives the previous change late.
     """
     return sum(version != new for version in versions[versions.index(new) :])

@@ -1,4 +1,4 @@
-"""Where callers are admitted, with scripted neighbours, caches and epochs."""
+"""The admission use case over scripted collaborators, caches and epochs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Door:
-    """The use case with its neighbours and the exchange in flight of one request."""
+    """The admission use case with its collaborators and the in-flight exchange of one request."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -50,25 +50,25 @@ class Door:
         )
 
     async def knock(self, token: str | None = TOKEN_TEXT, agent_id: str | None = str(AGENT)) -> Caller | None:
-        """Ask to be let in, and return the caller."""
+        """Request admission and return the caller."""
         await self.admit(Credentials(token, agent_id), self.in_flight)
         return self.in_flight.caller
 
     async def warm(self) -> None:
-        """Be let in, so that token and agent are cached."""
+        """Admit a request, so that token and agent are cached."""
         await self.knock()
         for asked in (self.tokens.asked, self.agents.asked, self.rate_limiter.counted, self.rate_limiter.asked):
             asked.clear()
 
     def confirm(self) -> None:
-        """Receive a pong whose ping was sent now."""
+        """Confirm the present time: receive a pong whose ping is sent now."""
         self.caches.confirm()
 
     async def change(self) -> None:
-        """Make a change known through the organization's epoch, as every process that makes a change does."""
+        """Announce a change by replacing the organization's epoch, as every process that makes a change does."""
         self.clock.advance(MOMENT)
         await self.epochs.replace(ORG)
 
     def event(self, kind: Kind) -> None:
-        """Make a change known through the watch alone, as where it was made by SQL."""
+        """Announce a change through the watch alone, as for a change made with SQL."""
         self.caches.event(kind)

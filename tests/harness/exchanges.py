@@ -1,4 +1,4 @@
-"""Exchanges to test with."""
+"""Exchanges for tests."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _FULL = Exchange(
 
 
 def an_exchange(**changes: Any) -> Exchange:
-    """Return a streamed, complete exchange with every field filled in, but for these changes."""
+    """Return a streamed, complete exchange with every field set, with the given changes."""
     return replace(_FULL, **changes)
 
 

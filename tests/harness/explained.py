@@ -1,4 +1,4 @@
-"""Which indexes lead ClickHouse to the rows of a query: what EXPLAIN says, and nothing besides."""
+"""The indexes that ClickHouse uses for a query, from the output of EXPLAIN."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UsedIndex:
-    """One index of one read: the columns that the query bounds, and how many granules are left of how many.
+    """One index of one read: the columns that the query bounds, the granules that remain, and all granules.
 
     A skip index has no columns.
     """
@@ -29,7 +29,7 @@ class UsedIndex:
 
 
 def explained(client: Client, query: str, values: Mapping[str, object]) -> list[list[UsedIndex]]:
-    """Return the indexes that are used, for each time that the query reads a table."""
+    """Return the indexes that are used, for each read of a table."""
     result = client.query(f"EXPLAIN json = 1, indexes = 1 {query}", parameters=dict(values)).result_rows
     return [
         [_used(index) for index in step.get("Indexes", [])]
@@ -39,7 +39,7 @@ def explained(client: Client, query: str, values: Mapping[str, object]) -> list[
 
 
 def _used(index: Mapping[str, Any]) -> UsedIndex:
-    kind = index["Type"].replace("-", "")  # engine and server do not agree on how to write MinMax
+    kind = index["Type"].replace("-", "")  # engine and server write MinMax differently
     return UsedIndex(kind, tuple(index.get("Keys", ())), index["Selected Granules"], index["Initial Granules"])
 
 

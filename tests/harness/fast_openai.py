@@ -1,13 +1,13 @@
-"""A provider for benchmarks: it answers at once, or at a model's pace, and tells how long it took itself.
+"""A provider for benchmarks. It answers at once or at a model's pace, and reports its own share of the time.
 
-``python -m harness.fast_openai`` listens on a loopback port and says which. The model's name chooses what a request
-gets: ``gpt-instant`` an answer of some 450 bytes at once, ``gpt-paced`` the same after the time that a model thinks,
-``gpt-stream`` a stream of events, ``gpt-silent`` nothing, ``gpt-begins`` a stream that begins and then says nothing.
+``python -m harness.fast_openai`` prints its base URL on loopback. The model's name selects the response:
+``gpt-instant`` some 450 bytes at once, ``gpt-paced`` the same after a model's delay, ``gpt-stream`` a stream of events,
+``gpt-silent`` nothing, ``gpt-begins`` a stream that stalls after it begins.
 
-Times are of the monotonic clock, which processes of one machine share: an event of a stream holds when it was written,
-and a paced answer how long it was held back. ``GET /lost`` tells of every request whose connection was closed before
-its answer was complete, by the text of its last message; ``GET /received`` how many came, but for instant ones, by
-their first message. Both tell of one process: who wants all of it starts no more than one.
+Times are of the monotonic clock, which all processes of a machine share: a stream event holds the time of its writing,
+a paced response the time for which it was held back. ``GET /lost`` lists every request whose connection closed before
+its response was complete, by the text of its last message. ``GET /received`` returns how many requests came, without
+instant ones, by their first message. Both cover one process, so a caller that needs all requests starts only one.
 
 A stream is one of the Responses API if its path is; that API's input counts as a message.
 """
@@ -97,7 +97,7 @@ _CHAT = _Stream()
 def _responses_stream(request: dict[str, Any]) -> _Stream:
     """Return a stream of the Responses API, which repeats the request's instructions as OpenAI's do.
 
-    It ends with ``[DONE]``, as those of some compatible servers.
+    It ends with ``[DONE]``, as the streams of some compatible servers do.
     """
     response = response_object(request, [message_item("A short answer.")])
     created, *_, completed = response_events(response, ())
@@ -106,7 +106,7 @@ def _responses_stream(request: dict[str, Any]) -> _Stream:
 
 @dataclass(frozen=True, slots=True)
 class LeakyBucket:
-    """How a model behaves: seconds to its first byte, give or take, and a stream's events, so many a second.
+    """The pace of a model: seconds to the first byte, their variation, and events per second.
 
     Each event is larger by ``padding`` bytes.
     """
@@ -123,7 +123,7 @@ PACE = LeakyBucket()
 
 @dataclass(slots=True)
 class FastOpenAI:
-    """What the connections of one process share."""
+    """The state that the connections of one process share."""
 
     pace: LeakyBucket
     draw: random.Random
@@ -131,12 +131,12 @@ class FastOpenAI:
     received: Counter[str] = field(default_factory=Counter)
 
     def thinks_s(self) -> float:
-        """Draw how long the model thinks."""
+        """Draw the delay of the model."""
         return self.pace.first_s + self.draw.uniform(-1, 1) * self.pace.give_or_take_s
 
 
 class _Connection(asyncio.Protocol):
-    """Finds where a request ends and answers it: no task, no parsing beyond what it takes."""
+    """Finds the end of a request and answers it, without a task and with the least possible parsing."""
 
     def __init__(self, server: FastOpenAI) -> None:
         self._server = server
@@ -160,7 +160,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._missing > len(data):  # of a large request: joined once, when all of it is here
+        if self._missing > len(data):  # the parts of a large request are joined once, when all of it has arrived
             self._parts.append(data)
             self._missing -= len(data)
             return
@@ -224,7 +224,7 @@ class _Connection(asyncio.Protocol):
         self._event(1, due, last=self._server.pace.events)
 
     def _event(self, number: int, due: float, last: int) -> None:
-        if not self._paused:  # a model would wait; here it is enough that nothing heaps up
+        if not self._paused:  # a real model would wait; here it suffices that the buffer does not grow
             padding = b" " * self._server.pace.padding
             self._transport.write(chunked(self._stream.event % (time.monotonic_ns(), padding)))
         if number < last:

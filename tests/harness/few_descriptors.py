@@ -1,4 +1,4 @@
-"""The command line in a process that may open 256 descriptors and no more."""
+"""Run the command line in a process that may open at most 256 descriptors."""
 
 from __future__ import annotations
 

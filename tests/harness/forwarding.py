@@ -1,6 +1,6 @@
-"""A whole proxy for property tests of forwarding: what reaches the provider, and what comes back.
+"""A complete proxy for property tests of forwarding: what the provider receives and what the client receives.
 
-Also the strategies of requests and responses that all operations share.
+It also has the strategies of requests and responses that all operations share.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ quick = settings(deadline=None, suppress_health_check=[HealthCheck.function_scop
 
 
 class Proxy:
-    """A client's connection, the proxy, and a provider: all in one event loop, one exchange at a time."""
+    """A client connection, the proxy and a provider in one event loop, with one exchange at a time."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
@@ -72,14 +72,14 @@ class Proxy:
     def exchange(
         self, request: bytes, script: Script, directive: Directive | None = None, *, path: str = CHAT
     ) -> tuple[bytes, int, bytes]:
-        """Send a request; return what reached the provider, and the status and body that came back."""
+        """Send a request. Return what the provider received, and the status and body of the response."""
         return self.runner.run(self._exchange(request, script, directive, path))
 
     async def _exchange(
         self, request: bytes, script: Script, directive: Directive | None, path: str
     ) -> tuple[bytes, int, bytes]:
         chat = self.scene.chat
-        chat.clock.advance(timedelta(minutes=2))  # to a minute with nothing counted in it, and past what is remembered
+        chat.clock.advance(timedelta(minutes=2))  # to an unused minute, past all cached entries
         chat.directives.answer = directive
         self.provider.scripts.clear()
         self.provider.requests.clear()
@@ -116,7 +116,7 @@ values = st.recursive(
 
 
 def write(draw: st.DrawFn, value: Any) -> bytes:
-    """Write a value as any client might have."""
+    """Write a value as JSON in any form that a client might use."""
     separators = draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " :\t")]))
     return json.dumps(value, ensure_ascii=draw(st.booleans()), separators=separators).encode()
 
@@ -129,7 +129,7 @@ directives = st.none() | st.builds(
 
 
 def raw_members(text: bytes) -> list[tuple[str, str]]:
-    """Cut an object into its members' names and the text of their values, with the standard library alone."""
+    """Split an object into its members' names and the raw text of their values, with the standard library alone."""
     decoder, source = json.JSONDecoder(), text.decode()
     at = source.index("{") + 1
     found: list[tuple[str, str]] = []
@@ -146,7 +146,7 @@ def raw_members(text: bytes) -> list[tuple[str, str]]:
 
 
 def framed(body: bytes, cuts: list[int], *, streams: bool, by_chunks: bool) -> Script:
-    """Return a response whose body comes in pieces, cut at these places, with its length or in chunks."""
+    """Return a response whose body is split at these places, with Content-Length or chunked."""
     places = [0, *sorted({cut % (len(body) + 1) for cut in cuts}), len(body)]
     pieces = [body[start:end] for start, end in itertools.pairwise(places) if start < end]
     fields = {"content-type": SSE_TYPE if streams else JSON_TYPE}

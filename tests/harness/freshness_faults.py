@@ -1,4 +1,4 @@
-"""What befalls the simulated world, one or two things at a time: each of them a row of what may break."""
+"""The faults of the simulated world. One or two of them are active at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BROKEN = (Mode.REFUSING, Mode.STALLED, Mode.STALLED_THERE, Mode.STALLED_BACK)
 
 
 class Faults:
-    """Breaks one thing after the other, or two at a time, and makes them whole again."""
+    """Injects and removes faults, one or two at a time."""
 
     def __init__(self, world: World, only: str, at_a_time: int) -> None:
         self._world = world
@@ -38,11 +38,11 @@ class Faults:
 
     @property
     def current(self) -> str:
-        """What is broken now."""
+        """The active faults."""
         return " and ".join(sorted(self._broken)) or "none"
 
     async def happen(self) -> None:
-        """Break things until cancelled."""
+        """Inject faults until cancelled."""
         self._world.spawn(self._remember())
         for _ in range(self._at_a_time):
             self._world.spawn(self._one_after_the_other())
@@ -95,7 +95,7 @@ class Faults:
         await self._cut([self._random.choice(self.links(between))])
 
     async def postgres_down(self) -> None:
-        """Cut all links to PostgreSQL; it may come back as another incarnation."""
+        """Cut all links to PostgreSQL. It may return as another incarnation."""
         links = self.links("auth-postgres")
         await self._cut(links)
         if self._world.rules.begins_incarnations and self._random.random() < 0.5:
@@ -104,7 +104,7 @@ class Faults:
                 link.reset()
 
     async def log_pruned(self) -> None:
-        """Drop the log of changes while a worker may be away."""
+        """Prune the change log while a worker may be disconnected."""
         link = self._random.choice(self.links("proxy-auth"))
         link.cut(self._random.choice(BROKEN))
         await self._hold()
@@ -125,7 +125,7 @@ class Faults:
             link.cut(Mode.WHOLE)
 
     async def slow(self, between: str) -> None:
-        """Make one link so slow that some of what goes over it is too late."""
+        """Slow one link down so much that some of its messages are late."""
         link = self._random.choice(self.links(between))
         slowest_s = link.timeout_s * self._random.uniform(0.05, 0.6)
         link.delays_s.append(slowest_s)
@@ -140,12 +140,12 @@ class Faults:
         replica.start()
 
     async def pause_auth(self) -> None:
-        """Stop an auth replica for a while, as SIGSTOP does."""
+        """Pause an auth replica, as SIGSTOP does."""
         replica = self._random.choice(self._world.replicas)
         await self._pause(replica, [replica.to_epochs, replica.to_store])
 
     async def pause_worker(self) -> None:
-        """Stop a worker for a while."""
+        """Pause a worker."""
         worker = self._random.choice(self._world.workers)
         await self._pause(worker, [worker.to_epochs, worker.to_auth])
 
@@ -163,14 +163,14 @@ class Faults:
         self._random.choice(self._world.regions).epochs.become({})
 
     async def fail_over(self) -> None:
-        """Have a replica of a Redis take over, which lacks what was written last."""
+        """Promote a replica of a Redis that lacks the latest writes."""
         number = self._random.randrange(len(self._world.regions))
         now = self._world.now
         kept = [contents[number] for when, contents in self._history if when >= now - LOSS_S]
         await self._become_another(number, self._random.choice(kept) if kept else {})
 
     async def restart_empty(self) -> None:
-        """Restart a Redis that keeps nothing."""
+        """Restart a Redis without persistence."""
         await self._become_another(self._random.randrange(len(self._world.regions)), {})
 
     async def _become_another(self, number: int, content: dict[UUID, str]) -> None:

@@ -1,4 +1,4 @@
-"""Links between simulated processes that break in the ways in which real ones do, and clients over them."""
+"""Links between simulated processes, with the faults of real links, and clients that use them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EPOCH_TIMEOUT_S = 0.01
 
 
 class UnreachableError(Exception):
-    """No answer came. What was asked for may have been done all the same, or may yet be."""
+    """No answer arrived. The call may have taken effect, or may still do so."""
 
 
 async def _nothing() -> None:
@@ -49,7 +49,7 @@ async def _nothing() -> None:
 
 
 class Mode(Enum):
-    """How a link is: whole, refusing at once, holding everything, or holding one direction alone."""
+    """The state of a link: working, refusing, holding both directions, or holding one direction."""
 
     WHOLE = auto()
     REFUSING = auto()
@@ -58,13 +58,13 @@ class Mode(Enum):
     STALLED_BACK = auto()
 
     def holds(self, *, back: bool) -> bool:
-        """Return whether nothing passes in a direction."""
+        """Return whether the link holds messages in a direction."""
         return self is Mode.STALLED or self is (Mode.STALLED_BACK if back else Mode.STALLED_THERE)
 
 
 @dataclass(slots=True)
 class Link:
-    """One process's way to another; ``timeout_s`` is how long it waits for an answer.
+    """The path from one process to another. ``timeout_s`` is how long a call waits for its answer.
 
     ``delays_s`` holds the longest delay of a message: the usual one, and one for each fault that makes the link slow.
     """
@@ -79,7 +79,7 @@ class Link:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def call(self, there: Callable[[], Awaitable[T]], timeout_s: float | None = None) -> T:
-        """Have something done at the other end. Raises ``UnreachableError``, and what is raised there."""
+        """Run a call at the other end. Raises ``UnreachableError``, and the exceptions of the call."""
         try:
             async with asyncio.timeout(timeout_s or self.timeout_s):
                 resets = self.resets
@@ -91,7 +91,7 @@ class Link:
             raise UnreachableError from None
 
     def cut(self, mode: Mode) -> None:
-        """Cut it, or make it whole again; what it held is delivered then, somewhat later."""
+        """Cut or heal the link. Healing delivers held messages after a delay."""
         self.mode = mode
         self._changed.set()
         self._changed = asyncio.Event()
@@ -103,7 +103,7 @@ class Link:
             self._kept.clear()
 
     def reset(self) -> None:
-        """Break what is under way: the other end is another from now on."""
+        """Break all calls in progress, because another process replaces the other end."""
         self.resets += 1
         self._kept.clear()
         self._changed.set()
@@ -135,12 +135,12 @@ class Link:
 
     async def _deliver(self, there: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(self.random.uniform(0, LATE_BY_S))
-        with suppress(Exception):  # nobody waits for it any more
+        with suppress(Exception):  # the caller no longer waits
             await there()
 
 
 class StoreOverLink:
-    """What an auth replica asks PostgreSQL: the ``IdentityStore``, the ``ChangeLog`` and the ``LiveTokens``."""
+    """The PostgreSQL of an auth replica: ``IdentityStore``, ``ChangeLog`` and ``LiveTokens`` over a link."""
 
     def __init__(self, link: Link, store: InMemoryIdentity) -> None:
         self._link = link
@@ -202,7 +202,7 @@ class StoreOverLink:
             raise ServiceDegradedError from None
 
     async def _change(self, there: Callable[[], Awaitable[T]]) -> T:
-        """Begin, which changes nothing if it fails, and commit."""
+        """Begin, which changes nothing if it fails, then commit."""
         await self._ask(_nothing)
         try:
             return await self._link.call(there, COMMIT_TIMEOUT_S)
@@ -211,7 +211,7 @@ class StoreOverLink:
 
 
 class EpochsOverLink:
-    """An auth replica's ``Epochs``."""
+    """The ``Epochs`` of an auth replica, over a link."""
 
     def __init__(self, link: Link, epochs: InMemoryEpochs, clock: Clock, *, replaces: bool = True) -> None:
         self._link = link
@@ -238,7 +238,7 @@ class EpochsOverLink:
 
 
 class CounterOverLink:
-    """A worker's ``RateLimiter``, which limits nobody."""
+    """The ``RateLimiter`` of a worker, over a link. It never limits."""
 
     def __init__(self, link: Link, epochs: InMemoryEpochs, clock: Clock) -> None:
         self._link = link
@@ -264,7 +264,7 @@ class CounterOverLink:
 
 
 class TokensOverLink:
-    """A worker's ``TokenVerifier``, at whichever replica ``at`` finds for it."""
+    """The ``TokenVerifier`` of a worker, at the replica that ``at`` finds."""
 
     def __init__(self, link: Link, at: Callable[[PersonalAccessToken], Awaitable[Fetched[Principal]]]) -> None:
         self._link = link
@@ -279,7 +279,7 @@ class TokensOverLink:
 
 
 class AgentsOverLink:
-    """A worker's ``AgentVerifier``, at whichever replica ``at`` finds for it."""
+    """The ``AgentVerifier`` of a worker, at the replica that ``at`` finds."""
 
     def __init__(self, link: Link, at: Callable[[UUID, UUID], Awaitable[Fetched[Agent]]]) -> None:
         self._link = link
@@ -294,7 +294,7 @@ class AgentsOverLink:
 
 
 class SimulatedStream:
-    """One stream between a worker and a replica: messages keep their order, in each direction."""
+    """One stream between a worker and a replica. Messages keep their order in each direction."""
 
     def __init__(self, link: Link, server: WatchServer, position: str | None) -> None:
         self._link = link
@@ -347,7 +347,7 @@ class SimulatedStream:
 
 
 class StreamsOverLink:
-    """A worker's ``WatchConnector``, to whichever replica ``choose`` names."""
+    """The ``WatchConnector`` of a worker, to the replica that ``choose`` names."""
 
     def __init__(
         self, link: Link, choose: Callable[[], WatchServer | None], on_open: Callable[[SimulatedStream], None]

@@ -1,4 +1,4 @@
-"""The processes of the simulated world: auth replicas and workers, as production has them, over links."""
+"""The processes of the simulated world: auth replicas and workers, wired as in production, over simulated links."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ PEPPERS = TokenPeppers({"k": bytes(16)})
 
 @dataclass(slots=True)
 class Rules:
-    """The rules of the protocol that a world can be without, to see that the simulation would find out."""
+    """Rules of the protocol that a world can disable, to show that the simulation detects their absence."""
 
     validity: type[Validity] = Validity
     watch_server: type[WatchServer] = WatchServer
@@ -71,7 +71,7 @@ class Rules:
 
 @dataclass(slots=True)
 class Parts:
-    """What all processes share: time, ids, chance and the one PostgreSQL."""
+    """The parts that all processes share: time, ids, random numbers and the only PostgreSQL."""
 
     random: Random
     clock: Clock
@@ -82,7 +82,7 @@ class Parts:
 
 @dataclass(slots=True)
 class SharedMemorySegment:
-    """A Redis, and what runs beside it. ``stale_if_error_s`` is 0 where there are several regions."""
+    """A Redis and the processes of its region. ``stale_if_error_s`` is 0 if there are several regions."""
 
     epochs: InMemoryEpochs
     stale_if_error_s: float
@@ -93,7 +93,7 @@ class SharedMemorySegment:
 
 @dataclass(slots=True)
 class Silent:
-    """Hears of caches, and says nothing."""
+    """A ``CacheObserver`` that ignores every notification."""
 
     def hit(self, kind: Kind) -> None:
         """See ``CacheObserver``."""
@@ -121,7 +121,7 @@ class _OffsetClock:
 
 
 class Process:
-    """What both kinds of processes can do: run tasks, be paused, be killed."""
+    """The behaviour of both kinds of processes: run tasks, pause, get killed."""
 
     def __init__(self, on_bug: Callable[[BaseException], None]) -> None:
         self._on_bug = on_bug
@@ -130,14 +130,14 @@ class Process:
         self.may_run.set()
 
     def spawn(self, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
-        """Do something in this process."""
+        """Run a task in this process."""
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def end_tasks(self) -> None:
-        """End what runs."""
+        """Cancel all tasks."""
         for task in list(self._running):
             task.cancel()
 
@@ -180,7 +180,7 @@ class Replica(Process):
         self.spawn(self.watch_server.run())
 
     def kill(self) -> None:
-        """End the process: from this moment on nothing of it reaches anybody."""
+        """Kill the process: from now on, none of its messages reach another process."""
         self.alive = False
         self.may_run.set()
         for stream in self.streams:
@@ -192,7 +192,7 @@ class Replica(Process):
 
 
 class Worker(Process):
-    """One proxy process. Its questions go to whichever replica of its region they find."""
+    """One proxy process. It calls any reachable auth replica of its region."""
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class Worker(Process):
         self.spawn(self.filter.run())
 
     async def ask(self, what: Callable[[Replica], Awaitable[object]]) -> object:
-        """Ask a replica of this region."""
+        """Call a replica of this region."""
         return await self._at(self, what)
 
     async def _verify_token(self, token: PersonalAccessToken) -> Fetched[Principal]:

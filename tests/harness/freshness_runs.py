@@ -1,4 +1,4 @@
-"""Runs many simulated worlds on all processors and reports the worst.
+"""Run many simulated worlds on all processors and report the worst.
 
 PYTHONPATH=tests python -m harness.freshness_runs [worlds [seconds of each [first seed [kind of fault [at a time]]]]]
 """
@@ -20,7 +20,7 @@ WORLDS_A_TASK = 25
 
 @dataclass(slots=True)
 class Report:
-    """What came of some worlds: how late requests were served, by fault; their outcomes; what went wrong."""
+    """The results of several worlds: how late requests were served, by fault; their outcomes; the violations."""
 
     steps: int = 0
     worst: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -28,7 +28,7 @@ class Report:
     wrong: list[str] = field(default_factory=list)
 
     def add(self, other: Report) -> None:
-        """Take in another."""
+        """Merge another report into this one."""
         self.steps += other.steps
         self.outcomes.update(other.outcomes)
         self.wrong += other.wrong
@@ -47,12 +47,12 @@ def run(task: tuple[range, float, str, int]) -> Report:
         except ViolatedError as violated:
             report.wrong.append(str(violated))
         report.add(Report(world.steps, world.worst, Counter(world.outcomes)))
-    report.worst.default_factory = None  # a lambda or a class of another process is not sent
+    report.worst.default_factory = None  # the default factory cannot be sent to another process
     return report
 
 
 def main(worlds: int = 1_000, seconds: float = 40.0, first: int = 0, only: str = "", at_a_time: int = 1) -> None:
-    """Run them all and print what was found: of each kind of violation the shortest story."""
+    """Run all worlds and print the report, with the shortest log of each kind of violation."""
     began, report = time.monotonic(), Report()
     starts = range(first, first + worlds, WORLDS_A_TASK)
     tasks = [(range(start, min(start + WORLDS_A_TASK, first + worlds)), seconds, only, at_a_time) for start in starts]

@@ -1,7 +1,7 @@
-"""A small world in which the freshness protocol runs: auth replicas, workers, PostgreSQL, Redis, and what befalls them.
+"""A simulated world that runs the freshness protocol: auth replicas, workers, PostgreSQL, Redis and faults.
 
-Everything is decided by a seed and happens in simulated time. One thing is broken at a time, and the next only when the
-world has settled: that is what the protocol promises its bound for.
+A seed decides everything, and time is simulated. One fault is active at a time, and the next begins only when the world
+has settled: the protocol guarantees its bound for this case.
 """
 
 from __future__ import annotations
@@ -46,36 +46,36 @@ UNDER_WAY_S = 0.2
 
 
 class ViolatedError(AssertionError):
-    """The protocol does not keep what it promises."""
+    """The protocol breaks its guarantee."""
 
 
 @dataclass(slots=True)
 class Ban:
-    """Something that forbids requests: since when it is committed, and since when its author knows so, by region."""
+    """A reason to refuse requests: when it was committed, and when its call returned, by region."""
 
     since: float = math.inf
     known_since: dict[int, float] = field(default_factory=dict)
     lifted_at: float = -math.inf
 
     def begin(self, now: float) -> None:
-        """It was committed, maybe again."""
+        """Record that the ban is committed, possibly again."""
         self.since = min(self.since, now)
 
     def lift(self, now: float) -> None:
-        """It was committed that it is over."""
+        """Record that the end of the ban is committed."""
         self.since = math.inf
         self.known_since.clear()
         self.lifted_at = now
 
     def know(self, now: float, region: int) -> None:
-        """The call that asked for it has returned, in a region."""
+        """Record that the call that made the change has returned, in a region."""
         if self.since < math.inf:
             self.known_since.setdefault(region, now)
 
 
 @dataclass(slots=True)
 class Tenant:
-    """An organization with its one agent, either of which may be banned."""
+    """An organization with its only agent. Either can be banned."""
 
     id: UUID
     agent_id: UUID
@@ -85,7 +85,7 @@ class Tenant:
 
 @dataclass(slots=True)
 class Holder:
-    """Who was given a token."""
+    """The holder of a token."""
 
     token: PersonalAccessToken
     tenant: Tenant
@@ -93,17 +93,17 @@ class Holder:
 
     @property
     def bans(self) -> tuple[Ban, Ban, Ban]:
-        """All that may forbid its requests."""
+        """All bans that apply to the holder's requests."""
         return self.revoked, self.tenant.suspended, self.tenant.paused
 
     @property
     def invalid(self) -> tuple[Ban, Ban]:
-        """All that makes the token itself invalid."""
+        """All bans that make the token itself invalid."""
         return self.revoked, self.tenant.suspended
 
 
 class WatchedStore(InMemoryIdentity):
-    """A store that notes when bans are committed, whoever hears of it."""
+    """A store that records when bans are committed."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -131,14 +131,14 @@ class WatchedStore(InMemoryIdentity):
 
 
 class World:
-    """All of it. ``live`` lets it run; what it finds wrong is a ``ViolatedError``."""
+    """The simulated world. ``live`` runs it, and raises ``ViolatedError`` if it finds a violation."""
 
     def __init__(
         self, seed: int, *, only: str = "", at_a_time: int = 1, regions: int = 0, rules: Rules | None = None
     ) -> None:
-        """Take the seed, the one kind of fault that shall happen if it is not any, and how many at a time.
+        """Take the seed, the only kind of fault if it is restricted, and the number of simultaneous faults.
 
-        ``regions`` is how many there are; 0 leaves it to the seed.
+        ``regions`` is the number of regions; with 0, the seed decides.
         """
         self.seed = seed
         self.random = Random(seed)  # noqa: S311 - it decides what happens, not who gets in
@@ -181,16 +181,16 @@ class World:
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing is broken, and nothing was for a while."""
+        """Whether no fault is active, and none was for a while."""
         return self.now > self.faults.broken_until + SETTLED_S
 
     def tell(self, what: str) -> None:
-        """Write a step into the log that a violation comes with."""
+        """Append a step to the log that a violation includes."""
         self.steps += 1
         self.log.append(f"{self.now:9.4f} {what}")
 
     async def live(self, seconds: float) -> None:
-        """Run for so long, or until something is wrong: a ``ViolatedError`` with the seed and all that happened."""
+        """Run for a number of seconds. Raises ``ViolatedError``, with the seed and the log, at the first violation."""
         chance = self.random
         for _ in range(chance.choice((1, 1, 2))):
             await self._settle_in()
@@ -216,7 +216,7 @@ class World:
             raise ViolatedError("\n".join([f"seed {self.seed}: {self.wrong[0]}", *self.log]))
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
-        """Let something happen."""
+        """Run a task in the world."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -241,7 +241,7 @@ class World:
         await self.store.add_agent(agent)
         self.tenants[organization.id] = Tenant(organization.id, agent.id, Ban(), Ban())
 
-    # What is asked of auth, at whichever replica is up
+    # Calls to auth, at any replica that is up
 
     def _at_a_replica_of(
         self, region: SharedMemorySegment
@@ -311,7 +311,7 @@ class World:
         if bans and free and (outcome != "unavailable" or well):
             self._is_wrong(f"{what}: though it is live ({self.faults.current})")
 
-    # What operators do
+    # Actions of operators
 
     async def _operators(self) -> None:
         chance = self.random
@@ -323,7 +323,7 @@ class World:
             self.change()
 
     def change(self, what: Callable[[Replica], Coroutine[object, object, None]] | None = None) -> None:
-        """Have an operator change something, at a replica that is up."""
+        """Make an operator's change, at a replica that is up."""
         alive = [replica for replica in self.replicas if replica.alive]
         if alive:
             work = what or self.random.choice((self._create, self._create, self._revoke, self._revoke, self._ban))

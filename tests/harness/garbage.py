@@ -1,4 +1,4 @@
-"""What is left for Python's cycle collector, which holds an event loop while it looks (ADR 0033)."""
+"""Find reference cycles, whose collection by Python's cycle collector blocks an event loop (ADR 0033)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OURS = ("ibex.", "uvicorn.", "uvloop", "httptools")
 
 @contextmanager
 def finding(least: int) -> Iterator[dict[str, int]]:
-    """Give what the block leaves to the collector of IBEX and its server, by type, if it is so many or more."""
+    """Yield a dict that counts by type, after the block, the objects of IBEX left to the collector (from ``least``)."""
     found: dict[str, int] = {}
     gc.collect()
     gc.disable()

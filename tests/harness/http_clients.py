@@ -1,7 +1,7 @@
-"""The rows of the transport table: one ASGI application that forwards a request, over one HTTP client after another.
+"""The rows of the transport table: one ASGI application that forwards a request, over several HTTP clients.
 
-``python -m harness.http_clients CLIENT PORT UPSTREAM`` serves one of them with one process, all under the same
-server, event loop and garbage collection as IBEX.
+``python -m harness.http_clients CLIENT PORT UPSTREAM`` serves one of them with one process. All use the same server,
+event loop and garbage collection settings as IBEX.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _JSON = {"content-type": "application/json", "accept-encoding": "identity"}
 
 
 async def no_upstream(_upstream: str) -> Forward:
-    """Answer without asking anybody: what the server alone costs."""
+    """Answer without an upstream request, to measure the cost of the server alone."""
     answer = b'{"id":"chatcmpl-none","choices":[]}' + b" " * 400
 
     async def forward(_body: bytes) -> bytes:
@@ -94,7 +94,7 @@ async def httpx_transport(upstream: str) -> Forward:
 
 
 async def httpx_client(upstream: str) -> Forward:
-    """Use httpx as most programs do."""
+    """Use httpx through its client, as most programs do."""
     limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
     return _over_client(httpx.AsyncClient(limits=limits), upstream)
 
@@ -214,7 +214,7 @@ class Forwarder:
         self._making = asyncio.Lock()
 
     async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
-        """Forward one request and answer with what came back."""
+        """Forward one request and return the upstream's response."""
         message = await receive()
         body = message["body"]
         while message.get("more_body"):

@@ -1,4 +1,4 @@
-"""The HTTP application over scripted neighbours, called as an ASGI server would call it or served on a socket."""
+"""The HTTP application over scripted collaborators, called as an ASGI server would call it or served on a socket."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ HEADERS: dict[str, str | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A request that was over."""
+    """A request that has ended."""
 
     method: str
     route: str
@@ -61,7 +61,7 @@ class Ended:
 
 @dataclass(slots=True)
 class RecordingRequestObserver:
-    """A ``RequestObserver`` that remembers."""
+    """A ``RequestObserver`` that records every notification."""
 
     begun: list[UUID] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
@@ -70,7 +70,7 @@ class RecordingRequestObserver:
     one_over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def began(self, request_id: UUID, trace_id: str, parent: str | None = None) -> None:
-        """Remember the request."""
+        """Record the start of a request."""
         del parent
         assert trace_id
         self.begun.append(request_id)
@@ -82,24 +82,24 @@ class RecordingRequestObserver:
         return self.sampled
 
     def failed(self, error: BaseException) -> None:
-        """Remember the exception."""
+        """Record the exception."""
         self.failures.append(error)
 
     def ended(self, method: str, route: str, status: int, duration_ns: int, in_flight: InFlightExchange | None) -> None:
-        """Remember the end."""
+        """Record the end of a request."""
         assert duration_ns >= 0
         self.requests.append(Ended(method, route, status, in_flight))
         self.one_over.set()
 
     def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
-        """Remember the refusal."""
+        """Record the refusal."""
         assert code
         self.ended(method, route, status, duration_ns, None)
 
 
 @dataclass(slots=True)
 class ScriptedCheck:
-    """A ``ReadinessCheck`` that fails on demand, or waits until it is let go."""
+    """A ``ReadinessCheck`` that fails on demand, or waits until it is released."""
 
     name: str
     critical: bool = False
@@ -108,7 +108,7 @@ class ScriptedCheck:
     asked: int = 0
 
     async def check(self) -> None:
-        """Come out as told."""
+        """Pass, fail or wait, as scripted."""
         self.asked += 1
         await pause()
         if self.hold is not None:
@@ -119,7 +119,7 @@ class ScriptedCheck:
 
 @dataclass(slots=True)
 class HeldStream:
-    """A ``ProviderStream`` that gives out what is put into its queue; None ends it."""
+    """A ``ProviderStream`` that yields the items of its queue; None ends it."""
 
     queue: asyncio.Queue[Sequence[Any] | Exception | None] = field(default_factory=asyncio.Queue)
     attempts: int = 1
@@ -128,20 +128,20 @@ class HeldStream:
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Any]]:
-        """Give out what comes."""
+        """Yield the items of the queue."""
         while (read := await self.queue.get()) is not None:
             if isinstance(read, Exception):
                 raise read
             yield read
 
     async def aclose(self) -> None:
-        """Note it."""
+        """Record that the stream was closed."""
         self.closed.set()
 
 
 @dataclass(slots=True)
 class HeldProvider:
-    """A ``Provider`` that does not answer before it is let go; tells when it is asked and when cancelled."""
+    """A ``Provider`` that answers only after its release. It reports when it is called and when it is cancelled."""
 
     answer: ProviderBody
     dialect: Dialect = field(default_factory=Dialect)
@@ -153,7 +153,7 @@ class HeldProvider:
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def list_models(self) -> Sequence[ProviderModel]:
-        """Not asked in this scene."""
+        """Not called in this scene."""
         raise NotImplementedError
 
     async def complete(self, request: object) -> ProviderBody:
@@ -170,7 +170,7 @@ class HeldProvider:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What came back. ``chunks`` are the bodies as they were sent one by one."""
+    """A response. ``chunks`` are the bodies of the ASGI messages."""
 
     status: int
     headers: dict[str, str]
@@ -178,18 +178,18 @@ class Response:
 
     @property
     def body(self) -> bytes:
-        """The whole body."""
+        """The whole body of the response."""
         return b"".join(self.chunks)
 
     @property
     def error(self) -> dict[str, Any]:
-        """The envelope's content."""
+        """The content of the error envelope."""
         content: dict[str, Any] = json.loads(self.body)["error"]
         return content
 
 
 class HttpScene:
-    """A chat scene with HTTP around it; change what a neighbour answers before calling."""
+    """A chat scene behind the HTTP application. A test changes the collaborators' answers before a call."""
 
     def __init__(self, answer: ProviderBody | ProviderStream | Exception | None = None) -> None:
         self.chat = ChatScene(ProviderBody(COMPLETION) if answer is None else answer, chat_request())
@@ -204,7 +204,7 @@ class HttpScene:
         self.metrics = b"metrics 1\n"
 
     def app(self, observer: RequestObserver | None = None, exchange_observers: Sequence[ExchangeObserver] = ()) -> App:
-        """Return the application over the neighbours as they are now."""
+        """Return the application over the collaborators in their present state."""
         chat = self.chat
         chat.recorder = Recorder(
             chat.journal, [chat.observer, *exchange_observers], chat.ids, status_of, chat.responses.remember
@@ -230,21 +230,21 @@ class HttpScene:
     async def post(
         self, body: bytes | Sequence[bytes] = REQUEST, path: str = CHAT, headers: dict[str, str | None] | None = None
     ) -> Response:
-        """Post a body, in parts if there are several, with some headers changed; None leaves one out."""
+        """Send a POST request with a body in one or more parts, and changed headers; None omits a header."""
         return await call(self.app(), "POST", path, HEADERS | (headers or {}), body)
 
     async def get(self, path: str, method: str = "GET", headers: dict[str, str | None] | None = None) -> Response:
-        """Get something, with some headers changed; None leaves one out."""
+        """Send a GET request with changed headers; None omits a header."""
         return await call(self.app(), method, path, HEADERS | (headers or {}))
 
 
 def encoded(headers: dict[str, str | None]) -> list[tuple[bytes, bytes]]:
-    """Return headers as a server gives them."""
+    """Return headers in the form in which an ASGI server passes them."""
     return [(n.encode(), v.encode("latin-1")) for n, v in headers.items() if v is not None]
 
 
 def chat_scope(*more: tuple[bytes, bytes]) -> dict[str, Any]:
-    """Return the scope of a chat request with the usual headers and more."""
+    """Return the scope of a chat request with the usual headers and additional ones."""
     return scope_of("POST", CHAT, [*encoded(HEADERS), *more])
 
 
@@ -268,9 +268,9 @@ def scope_of(method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> 
 
 @dataclass(slots=True)
 class AsgiCall:
-    """One request as a server sees it: ``leave`` is the client's going, ``accept`` is unset while it does not read.
+    """One request as a server sees it. Setting ``leave`` disconnects the client; clearing ``accept`` stops its reading.
 
-    Without ``ends`` something more of the body is to come, and does not.
+    Without ``ends`` the request body remains incomplete.
     """
 
     parts: Sequence[bytes] = (b"",)
@@ -286,17 +286,17 @@ class AsgiCall:
         self.accept.set()
 
     async def run(self, app: App, scope: dict[str, Any]) -> None:
-        """Let an application serve it."""
+        """Run an application on the request."""
         await app(scope, self.receive, self.send)
 
     async def until_sent(self, messages: int) -> None:
-        """Return once so many messages were sent."""
+        """Return once this many messages were sent."""
         while len(self.sent) < messages:
             self.something_sent.clear()
             await self.something_sent.wait()
 
     async def receive(self) -> Message:
-        """Give the body's parts, then wait until the client leaves or has its answer."""
+        """Return the parts of the body, then wait until the client leaves or has its answer."""
         await pause()
         if self.given < len(self.parts) and not self.leave.is_set():
             self.given += 1
@@ -312,7 +312,7 @@ class AsgiCall:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Take a message, unless the client has left."""
+        """Accept a message, unless the client has left."""
         await self.accept.wait()
         if self.leave.is_set():
             return
@@ -322,7 +322,7 @@ class AsgiCall:
             self.finished.set()
 
     def response(self) -> Response:
-        """Return what was sent."""
+        """Return the response that was sent."""
         start, *bodies = self.sent
         headers = [(name.decode(), value.decode("latin-1")) for name, value in start["headers"]]
         assert len(dict(headers)) == len(headers), "a header was sent twice"
@@ -354,7 +354,7 @@ class _Server(uvicorn.Server):
         self.listening.set()
 
     async def main_loop(self) -> None:
-        """End as soon as it is told to, not at the next tick of uvicorn's."""
+        """Stop as soon as the server is told to, not at uvicorn's next tick."""
         ticking = asyncio.create_task(super().main_loop())
         ending = asyncio.create_task(self.ending.wait())
         await asyncio.wait([ticking, ending], return_when=asyncio.FIRST_COMPLETED)
@@ -368,7 +368,7 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def served(app: App, limits: ConnectionLimits | None = None) -> AsyncIterator[tuple[str, uvicorn.Server]]:
-    """Serve an application on a loopback socket as the proxy does; give its address and the server."""
+    """Serve an application on a loopback socket as the proxy does; yield its address and the server."""
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
@@ -393,5 +393,5 @@ async def served(app: App, limits: ConnectionLimits | None = None) -> AsyncItera
 
 
 def scripted_stream(*reads: Any) -> ScriptedStream:
-    """Return a provider's stream of these reads."""
+    """Return a provider stream with these reads."""
     return ScriptedStream(reads)

@@ -1,4 +1,4 @@
-"""Exchanges that differ, for journals to keep."""
+"""Distinct exchanges for journals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _sequence = count(1)
 
 
 def new_exchange(**changes: Any) -> Exchange:
-    """Return an exchange that is like no other: ids of its own, a second after the one before."""
+    """Return a distinct exchange with its own ids, one second later than the previous one."""
     number = next(_sequence)
     requested_at = REQUESTED_AT + timedelta(seconds=number)
     own = {
@@ -35,20 +35,20 @@ def new_exchange(**changes: Any) -> Exchange:
 
 @dataclass(slots=True)
 class FullJournal:
-    """What a journal says of how full it is."""
+    """The fill level that a journal reports."""
 
     depths: dict[Sink, int] = field(default_factory=dict)
     traces_dropped: int = 0
     since: dict[Sink, datetime] = field(default_factory=dict)
 
     def depth(self, sink: Sink) -> int:
-        """Return what waits for a sink."""
+        """Return the number of exchanges that wait for a sink."""
         return self.depths.get(sink, 0)
 
     def pending_since(self, sink: Sink) -> datetime | None:
-        """Return since when something waits."""
+        """Return the time since which an exchange has waited."""
         return self.since.get(sink)
 
     def stored_bytes(self) -> int:
-        """Return what waits, in bytes."""
+        """Return the size of the waiting exchanges in bytes."""
         return 100 * sum(self.depths.values())

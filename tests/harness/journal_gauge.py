@@ -1,4 +1,4 @@
-"""How much the journals of an installation hold, looked up in their files from outside."""
+"""The size of all journals of an installation, read from their files by another process."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ EVERY_S = 0.25
 
 @dataclass(slots=True)
 class JournalGauge:
-    """Remembers the most that all journals below a folder held at once."""
+    """Records the largest total of all journals below a folder."""
 
     root: Path
     most_exchanges: int = 0
     most_bytes: int = 0
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Measure at regular intervals until cancelled."""
         while True:
             await asyncio.to_thread(self.look)
             await asyncio.sleep(EVERY_S)
 
     def look(self) -> None:
-        """Look once. A journal that cannot be read now counts as empty."""
+        """Measure once. A journal that cannot be read counts as empty."""
         found = [_held(path) for path in self.root.glob("*/journal.sqlite")]
         self.most_exchanges = max(self.most_exchanges, sum(rows for rows, _ in found))
         self.most_bytes = max(self.most_bytes, sum(size for _, size in found))

@@ -1,4 +1,4 @@
-"""A process that appends to a journal, to be killed or to run out of disk: ``python -m harness.journal_process``."""
+"""A process that appends to a journal until it is killed or the disk is full: ``python -m harness.journal_process``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONCURRENCY = 20
 
 
 async def append_until_killed(directory: str) -> None:
-    """Append from many tasks at once; print the id of each exchange once its append has returned."""
+    """Append from many tasks concurrently; print the id of each exchange once its append has returned."""
     journal = SqliteJournal(directory, SystemIds())
     await journal.open()
 
@@ -30,7 +30,7 @@ async def append_until_killed(directory: str) -> None:
 
 
 async def fill_the_disk(directory: str) -> None:
-    """Append until the disk is full, make room, append again; print what happened."""
+    """Append until the disk is full, free some space and append again. Print the results."""
     journal = SqliteJournal(directory, SystemIds())
     await journal.open()
     kept = await _append_until_refused(journal)
@@ -43,7 +43,7 @@ async def fill_the_disk(directory: str) -> None:
 
 
 async def begin_and_wait(directory: str) -> None:
-    """Begin four exchanges, end the first, print the ids and wait to be killed."""
+    """Begin four exchanges, end the first, print the ids and wait for the kill."""
     journal = SqliteJournal(directory, SystemIds())
     await journal.open()
     exchanges = [new_exchange() for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Many clients that never wait, in a thread of their own: what was asked when, and how it was answered."""
+"""Clients in a closed loop, in a thread of their own. Records when each request was sent and how it was answered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROBE = "/v1/internal/auth-probe"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request: monotonic seconds when it was sent and when its answer's head was here, and the status."""
+    """One request: when it was sent and when the head of its response arrived, in monotonic seconds, and the status."""
 
     sent: float
     answered: float
@@ -29,9 +29,10 @@ class Asked:
 
 @dataclass(slots=True)
 class Load:
-    """Clients on keep-alive connections, each sending its next request as soon as it has an answer.
+    """Clients on keep-alive connections, each of which sends its next request as soon as it has a response.
 
-    Or so many a second altogether. ``token`` gives the bearer of each request.
+    With ``a_second``, all clients together send at this rate instead. ``token`` returns the bearer token of each
+    request.
     """
 
     address: str
@@ -45,7 +46,7 @@ class Load:
 
     @contextmanager
     def running(self) -> Iterator[Load]:
-        """Ask until the block ends."""
+        """Send requests until the block ends."""
         thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         thread.start()
         try:
@@ -55,19 +56,19 @@ class Load:
             thread.join(WAIT_S)
 
     def statuses(self, since: float = 0.0) -> Counter[int]:
-        """Return how often each status was answered to what was sent since a moment."""
+        """Return the number of responses by status, for requests that were sent at or after a given time."""
         return Counter(one.status for one in list(self.asked) if one.sent >= since)
 
     def wait_for(self, status: int, since: float, timeout_s: float) -> None:
-        """Wait until something that was sent since a moment is answered so."""
+        """Wait until a request that was sent at or after a given time is answered with this status."""
         deadline = time.monotonic() + timeout_s
         while not self.statuses(since)[status]:
             if time.monotonic() > deadline:
                 raise AssertionError(f"no {status} within {timeout_s} s, but {self.statuses(since)}")
-            time.sleep(0.01)  # the other thread tells nobody
+            time.sleep(0.01)  # the other thread sends no notification
 
     def last(self, status: int) -> float:
-        """Return when the latest request was sent that was answered so; 0 if none was."""
+        """Return the latest send time of a request with this status; 0 if there is none."""
         return max((one.sent for one in list(self.asked) if one.status == status), default=0.0)
 
     async def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""What a process logs, as it is configured to."""
+"""The log output of a process, with the configured logging."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def write_out() -> None:
-    """Let the lines of this turn of the event loop be written now."""
+    """Write the log lines of this turn of the event loop now."""
     for handler in logging.getLogger().handlers:
         handler.flush()
 
 
 @contextmanager
 def logging_to(stream: Any, level: str = "info") -> Iterator[None]:
-    """Log to a stream; afterwards the process's logging is as it was found."""
+    """Log to a stream, and restore the process's logging afterwards."""
     root = logging.getLogger()
     handlers, before = root.handlers, root.level
     configure_logging(level, stream)
@@ -42,7 +42,7 @@ def logging_to(stream: Any, level: str = "info") -> Iterator[None]:
 
 @contextmanager
 def logged(level: str = "info") -> Iterator[list[dict[str, Any]]]:
-    """Give a list that holds, once the block is over, the lines that were logged in it."""
+    """Yield a list that holds, after the block, the lines that were logged in it."""
     stream = io.StringIO()
     lines: list[dict[str, Any]] = []
     with logging_to(stream, level):

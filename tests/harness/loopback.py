@@ -1,7 +1,7 @@
-"""A whole proxy between a raw client and a scripted provider, all on loopback: for what may break on either side.
+"""A whole proxy between a raw client and a scripted provider, all on loopback, for faults on either side.
 
-Real are the HTTP server and its event loop, the object graph, the way to the provider, the journal. Identity and the
-record's sinks are in memory: what happens to those is for ``harness.record_stack``.
+The HTTP server, its event loop, the object graph, the HTTP client and the journal are real. Identity and the sinks are
+in memory: ``harness.record_stack`` covers their faults.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ POLL_S = 0.005
 
 @dataclass(slots=True)
 class ShiftedClock:
-    """The machine's clock, as if somebody had set it, or as if time had passed.
+    """The machine's clock with an offset, for a clock that is set or for time that passes.
 
     ``by`` moves the wall clock alone, and ``passed`` the monotonic clock alone.
     """
@@ -80,20 +80,20 @@ class ShiftedClock:
 
 @dataclass(slots=True)
 class _Heard:
-    """The ``ExchangeObserver`` of the proxy."""
+    """An ``ExchangeObserver`` of the proxy that records every notification."""
 
     exchanges: list[tuple[Exchange, bool]] = field(default_factory=list)
     aggregates: list[Exchange] = field(default_factory=list)
     news: threading.Condition = field(default_factory=threading.Condition)
 
     def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Remember an exchange."""
+        """Record an exchange."""
         with self.news:
             self.exchanges.append((exchange, journaled))
             self.news.notify_all()
 
     def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Remember what stands for many refusals."""
+        """Record an aggregate of refusals."""
         assert journaled
         with self.news:
             self.aggregates.append(exchange)
@@ -101,7 +101,7 @@ class _Heard:
 
 
 class Loopback:
-    """A running proxy; ``provider`` is what it asks, ``address`` where it is. Use it from the test's own thread."""
+    """A running proxy at ``address``, with ``provider`` as its upstream. Call its methods from the test's thread."""
 
     def __init__(
         self,
@@ -150,10 +150,10 @@ class Loopback:
         /,
         **environ: str,
     ) -> Iterator[Loopback]:
-        """Run a proxy with these settings, and with limits and a way to look up the provider that no setting is for.
+        """Run a proxy with these settings, and with limits and a resolver for which there are no settings.
 
-        At the end all that it has seen must be on record, once. ``slow_s`` among the settings is how long a client may
-        read too slowly, which no setting says.
+        At the end, every observed exchange must be on record exactly once. ``slow_s`` among the settings is how long a
+        client may read too slowly; it is not a setting of IBEX.
         """
         proxy = cls(provider, journal, environ, limits, resolve)
         proxy._thread.start()
@@ -182,7 +182,7 @@ class Loopback:
         adapters.checks.override(providers.List())
         adapters.change_log.override(log)
         adapters.live_tokens.override(adapters.identity)
-        adapters.background.override(providers.List(adapters.watch_server, adapters.loop_lag))  # nothing is pruned
+        adapters.background.override(providers.List(adapters.watch_server, adapters.loop_lag))  # never prune
         return adapters
 
     async def _serve(self) -> None:
@@ -243,7 +243,7 @@ class Loopback:
 
     @property
     def admin_token(self) -> str:
-        """A token that is bound to no agent."""
+        """A token that is not bound to an agent."""
         return self._made.admin_token.reveal()
 
     @property
@@ -251,7 +251,7 @@ class Loopback:
         """The token of an agent of another organization."""
         return self._neighbour.agent_token.reveal()
 
-    # What a client does
+    # Actions of a client
 
     def head(
         self,
@@ -261,7 +261,7 @@ class Loopback:
         token: str | None = None,
         method: str = "POST",
     ) -> bytes:
-        """Return the head of a chat request with more header lines; ``token`` replaces the agent's own."""
+        """Return the head of a chat request with additional headers; ``token`` replaces the agent's own."""
         lines = [
             f"{method} {path} HTTP/1.1",
             "host: ibex.test",
@@ -280,12 +280,12 @@ class Loopback:
         request_id: UUID | None = None,
         token: str | None = None,
     ) -> bytes:
-        """Return a whole chat request; without a body of its own, a plain one."""
+        """Return a complete chat request, by default with a plain body."""
         body = json.dumps(REQUEST | ({"stream": True} if stream else {})).encode() if body is None else body
         return self.head(f"content-length: {len(body)}", *more, request_id=request_id, token=token) + body
 
     def connect(self) -> RawClient:
-        """Connect a client, to be closed by the test."""
+        """Connect a client, which the test closes."""
         return RawClient(self.address)
 
     @contextmanager
@@ -295,16 +295,16 @@ class Loopback:
             yield client
 
     def ask(self, *scripts: Script, body: bytes | None = None, stream: bool = False, token: str | None = None) -> Seen:
-        """Send one chat request, to be answered by these scripts; return what the client got."""
+        """Send one chat request, answered by these scripts, and return the client's response."""
         self.provider.put(*scripts)
         with self.client() as client:
             client.send(self.chat(body, stream=stream, token=token))
             return client.response()
 
-    # What is left of it
+    # Records and metrics
 
     def record(self, request_id: UUID | str) -> Exchange:
-        """Return the one exchange of a request, as soon as it is in the journal."""
+        """Wait until the exchange of a request is in the journal, and return it."""
         wanted = UUID(str(request_id))
 
         def found() -> list[tuple[Exchange, bool]]:
@@ -318,33 +318,33 @@ class Loopback:
         return exchange
 
     def recorded_nothing_of(self, request_id: str) -> bool:
-        """Tell whether there is no exchange of a request: one of which nobody knows whose it was."""
+        """Tell whether a request has no exchange, which is so if its organization is unknown."""
         return all(str(exchange.request_id) != request_id for exchange, _ in self._heard.exchanges)
 
     def traces(self) -> list[Trace]:
-        """Return the traces that were delivered, the first one first."""
+        """Return the delivered traces, oldest first."""
         org_id = self._made.organization.id
         found = self._adapters.traces().tail(org_id, 1_000_000)
         traces = asyncio.run_coroutine_threadsafe(found, self._loop).result(WAIT_S)
         return sorted(traces, key=lambda trace: trace.emitter_seq)
 
     def wait_for(self, happened: Callable[[], bool]) -> None:
-        """Return once something is so of which nobody tells."""
+        """Poll until a condition without a notification is true."""
         deadline = time.monotonic() + WAIT_S
         while not happened():
             assert time.monotonic() < deadline, "it did not happen"
             time.sleep(POLL_S)
 
     def let_record_fail(self, *, is_unreadable: bool = True) -> None:
-        """Let lookups of responses on record fail, or succeed again."""
+        """Make lookups of recorded responses fail, or succeed again."""
         self._adapters.sessions().is_unreadable = is_unreadable
 
     def metrics(self) -> str:
-        """Return what Prometheus gets."""
+        """Return the metrics in Prometheus' text format."""
         return str(self._adapters.metrics().render()[0].decode())
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return what the proxy counts under a name, with these labels; 0 where nothing was counted yet."""
+        """Return the value of a metric with these labels; 0 if it has no sample yet."""
         lines = self.metrics().splitlines()
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         return sum(
@@ -354,7 +354,7 @@ class Loopback:
         )
 
     def assert_healthy(self) -> None:
-        """A buffered and a streamed request succeed at their first try and are recorded; nothing is left open."""
+        """Assert that a buffered and a streamed request succeed at once and are recorded, and none stays open."""
         self.provider.scripts.clear()
         body = self.ask(completion("healthy"))
         stream = self.ask(text_stream("healthy"), stream=True)
@@ -367,21 +367,21 @@ class Loopback:
         self.wait_until_idle()
 
     def wait_until_idle(self) -> None:
-        """Return once no connection to the provider has a request on it."""
+        """Wait until no connection to the provider has an open request."""
         transport = self._adapters.transport()
         assert isinstance(transport, Http1Transport)
         deadline = time.monotonic() + WAIT_S
         while asyncio.run_coroutine_threadsafe(_open_requests(transport), self._loop).result(WAIT_S):
             assert time.monotonic() < deadline, "a connection to the provider was left open"
-            time.sleep(POLL_S)  # nobody tells
+            time.sleep(POLL_S)  # there is no notification
 
     def block(self, seconds: float) -> threading.Event:
-        """Let the event loop of the proxy stand still for so long; return what is set when it begins to."""
+        """Block the proxy's event loop for some seconds; return an event that is set when the block begins."""
         began = threading.Event()
 
         def stand_still() -> None:
             began.set()
-            time.sleep(seconds)  # that is the fault
+            time.sleep(seconds)  # the simulated fault
 
         self._loop.call_soon_threadsafe(stand_still)
         return began
@@ -392,6 +392,6 @@ async def _open_requests(transport: Http1Transport) -> int:
 
 
 def resident_kib(pid: int | None = None) -> int:
-    """Return the memory that a process, or this one, has now, in KiB."""
+    """Return the resident memory of a process, by default this one, in KiB."""
     with open(f"/proc/{pid or os.getpid()}/status", encoding="ascii") as status:  # noqa: PTH123 - no path of ours
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))

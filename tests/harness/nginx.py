@@ -1,4 +1,4 @@
-"""nginx that passes on everything with one worker and keep-alive: the practical limit of one hop."""
+"""nginx as a reverse proxy with one worker and keep-alive: the practical limit of one hop."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ http {{
 
 
 def nginx_program() -> str | None:
-    """Return where nginx is, which is seldom on the PATH; None if there is none."""
+    """Return the path of nginx, which is often not on the PATH; None if it is not installed."""
     found = [path for path in ("/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/bin/nginx") if Path(path).exists()]
     return found[0] if found else None
 
 
 @contextmanager
 def nginx(upstream: str, *, buffering: bool = True) -> Iterator[tuple[str, int]]:
-    """Run it before a base URL; yield its own base URL and process id. Without buffering events pass at once."""
+    """Run nginx in front of a base URL; yield its base URL and process id. Unbuffered, it passes events at once."""
     with tempfile.TemporaryDirectory(prefix="ibex-nginx-") as folder:
         port = free_port()
         parts = urlsplit(upstream)

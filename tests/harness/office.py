@@ -1,4 +1,4 @@
-"""Identity as operators manage it and auth verifies it, over twins: a store, its log of changes, and epochs."""
+"""Identity as operators manage it and auth verifies it, over an in-memory store, change log and epochs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GRANT = TokenGrant("laptop", CHAT)
 
 
 class WatchedEpochs(InMemoryEpochs):
-    """Epochs that tell which were replaced, and what ``on_replaced`` saw then; and that can be unreachable."""
+    """Epochs that record each replacement and what ``on_replaced`` returned then. They can be made unreachable."""
 
     def __init__(self, clock: ManualClock, ids: SequentialIds) -> None:
         super().__init__(clock, ids)
@@ -64,15 +64,15 @@ class Office:
         return organization, agent
 
     async def changes_since(self, position: str) -> list[Change]:
-        """Return what is in the log of changes since a position."""
+        """Return the changes since a position of the change log."""
         return list((await self.store.change_log.read(position)).changes or [])
 
     async def position(self) -> str:
-        """Return the position of the log of changes."""
+        """Return the position of the change log."""
         return (await self.store.change_log.read(None)).position
 
     async def refuses(self, token: PersonalAccessToken) -> None:
-        """Assert that a token is refused, with the one message that all refusals have."""
+        """Assert that a token is refused, with the one message that all refusals share."""
         with pytest.raises(InvalidTokenError) as raised:
             await self.verify_token.verify(token)
         assert str(raised.value) == InvalidTokenError.default_message

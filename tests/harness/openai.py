@@ -1,7 +1,7 @@
 """A scripted OpenAI server on a loopback socket: a pytest plugin, and a program (``python -m harness.openai``).
 
-It speaks HTTP/1.1 by hand, so that it can also speak it badly: ``harness.openai_wire`` has the scripts. A request for
-which no script was put in is answered by ``harness.openai_default``.
+It implements HTTP/1.1 itself, so that it can also violate it: ``harness.openai_wire`` has the scripts. A request
+without a script is answered by ``harness.openai_default``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WAIT_S = 10.0
 
 @dataclass(slots=True)
 class RecordedRequest:
-    """One request: what came over the wire, on which connection (counted from 1), and when that connection ended.
+    """One request: its bytes on the wire, its connection (counted from 1), and when that connection ended.
 
     ``closed`` is set, with the time of the server's loop, once the client has closed or reset the connection, or the
     script has.
@@ -52,7 +52,7 @@ class RecordedRequest:
     closed: asyncio.Future[float]
 
     def header(self, name: str) -> str | None:
-        """Return a header's value, or None; several are joined as RFC 9110 says."""
+        """Return a header's value, or None; several values are joined as RFC 9110 specifies."""
         values = [value for own, value in self.headers if own.lower() == name.lower()]
         return ", ".join(values) if values else None
 
@@ -79,7 +79,7 @@ class ScriptedOpenAI:
     _loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
-        """Listen on a port of the loopback interface, any free one for 0."""
+        """Listen on a loopback port; 0 selects a free one."""
         loop = self._loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), LOOPBACK, port, ssl=tls)
         bound = self._server.sockets[0].getsockname()[1]
@@ -93,7 +93,7 @@ class ScriptedOpenAI:
         await self.cut()
 
     async def cut(self) -> None:
-        """Drop every connection and wait until nothing of them is left."""
+        """Drop every connection and wait until all have ended."""
         for connection in list(self._open):
             await connection.cut()
 
@@ -116,19 +116,19 @@ class ScriptedOpenAI:
         return self.requests[number - 1]
 
     def see(self, what: Coroutine[Any, Any, T]) -> T:
-        """Wait for something that happens in the server's loop, from another thread, and return it."""
+        """From another thread, run a coroutine in the server's loop and return its result."""
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(what, self._loop).result(WAIT_S)
 
     @property
     def unsent_bytes(self) -> int:
-        """What is still to be sent, beside what the operating system has taken."""
+        """The bytes that are still to be sent, without those in the operating system's buffers."""
         return sum(connection.unsent_bytes for connection in list(self._open))
 
     @classmethod
     @contextmanager
     def in_thread(cls, port: int = 0) -> Iterator[Self]:
-        """Run a server in a thread with a loop of its own, for tests that have none."""
+        """Run a server in a thread with its own event loop, for tests without one."""
         server, loop = cls(), asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, daemon=True)
         thread.start()
@@ -180,11 +180,11 @@ class _Connection(asyncio.Protocol):
 
     @property
     def unsent_bytes(self) -> int:
-        """What is still to be sent."""
+        """The bytes that are still to be sent."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     async def cut(self) -> None:
-        """Drop the connection and wait until nothing of it is left."""
+        """Drop the connection and wait until it has ended."""
         if self._transport is not None:
             self._transport.abort()
         await self._lost
@@ -196,7 +196,7 @@ class _Connection(asyncio.Protocol):
             self._closed.set_result(asyncio.get_running_loop().time())
 
     def _begin(self) -> None:
-        """Play the script for the next request, if it is here as a whole and none is being played."""
+        """Play the script for the next request, if the request is complete and no other script runs."""
         if self._playing is not None:
             return
         end = self._received.find(b"\r\n\r\n")
@@ -220,7 +220,7 @@ class _Connection(asyncio.Protocol):
             match step:
                 case Send(data):
                     self._transport.write(data)
-                    await asyncio.sleep(0)  # a write of its own, so mostly a read of its own
+                    await asyncio.sleep(0)  # a write of its own, so usually also a read of its own
                 case Pause(gate):
                     await gate.wait()
                 case Rest(seconds):
@@ -234,7 +234,7 @@ class _Connection(asyncio.Protocol):
                     self._transport.abort()
                     return
                 case Silent():
-                    return  # and, _playing being set, deaf as well
+                    return  # _playing stays set, so further requests are ignored too
         self._playing = None
         self._begin()
 

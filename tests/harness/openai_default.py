@@ -1,4 +1,4 @@
-"""What a scripted provider answers to whom no script was given: a plausible completion of what was asked."""
+"""The scripted provider's default response to a request without a script: a plausible completion."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLAIN = {"string": "scripted", "integer": 1, "number": 1.5, "boolean": True, "nu
 
 
 def default_script(path: str, body: bytes) -> Script:
-    """Answer a request as OpenAI's API would: by its stream, tools and response_format members."""
+    """Answer a request as OpenAI's API would, by its stream, tools and response_format members."""
     if path.endswith("/models"):
         return model_list(*(model_object(name) for name in MODELS))
     endpoint = next((endpoint for end, endpoint in _ENDPOINTS.items() if path.endswith(end)), None)
@@ -122,7 +122,7 @@ def _message(request: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def instance_of(schema: dict[str, Any], root: dict[str, Any] | None = None) -> Any:
-    """Return something of a JSON schema, of those that structured outputs allow."""
+    """Return an instance of a JSON schema, for the schemas that structured outputs allow."""
     root = schema if root is None else root
     if "$ref" in schema:
         return instance_of(_target(schema["$ref"], root), root)

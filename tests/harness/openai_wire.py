@@ -1,4 +1,4 @@
-"""OpenAI's wire format, as bytes: what a scripted provider sends, well and badly."""
+"""OpenAI's wire format as bytes: the valid and invalid responses of a scripted provider."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PHRASES = {200: b"OK", 204: b"No Content", 302: b"Found", 400: b"Bad Request", 4
 
 
 class Gate:
-    """Where a script pauses until the test lets it go on; usable from any thread."""
+    """A gate at which a script pauses until the test opens it; usable from any thread."""
 
     def __init__(self) -> None:
         self._opened = asyncio.Event()
@@ -34,17 +34,17 @@ class Gate:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def wait(self) -> None:
-        """The script is here; return when it may go on."""
+        """Report that the script has arrived, and return when the gate is open."""
         self._loop = asyncio.get_running_loop()
         self._reached.set()
         await self._opened.wait()
 
     async def reached(self) -> None:
-        """Return when the script is here; to be awaited in the server's loop."""
+        """Return when the script has arrived; to be awaited in the server's loop."""
         await self._reached.wait()
 
     def open(self) -> None:
-        """Let the script go on, now or when it comes here."""
+        """Let the script continue, now or when it arrives."""
         if self._loop is None:
             self._opened.set()
         else:
@@ -67,19 +67,19 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Send nothing for so many seconds: for a provider whose slowness is what matters."""
+    """Send nothing for some seconds, for tests of a slow provider."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Send what is still to be sent, and close the connection."""
+    """Send the remaining bytes, and close the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Reset the connection (RST), with what is not yet sent."""
+    """Reset the connection (RST) and discard unsent bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +101,13 @@ def head(status: int = 200, headers: Mapping[str, str] | None = None, *, version
 
 
 def answer(status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None = None) -> Script:
-    """Answer with a body and its length."""
+    """Return a response with a body and its Content-Length."""
     framing = {"content-type": content_type, "content-length": str(len(body))}
     return (Send(head(status, framing | dict(headers or {})) + body),)
 
 
 def chunked(data: bytes) -> bytes:
-    """Return one chunk of chunked transfer coding; of no data, the last one."""
+    """Return one chunk of chunked transfer coding; the last chunk if there is no data."""
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
@@ -131,14 +131,14 @@ def completion_object(message: Mapping[str, Any], finish_reason: str = "stop", m
 
 
 def completion_body(text: str) -> bytes:
-    """Return the bytes of a chat completion of this text, spaced as OpenAI's are."""
+    """Return the bytes of a chat completion with this text, with OpenAI's whitespace."""
     return json.dumps(completion_object({"content": text}), indent=2).encode() + b"\n"
 
 
 def chunk_event(
     delta: Mapping[str, Any] | None, finish_reason: str | None = None, *, usage: object = None, model: str = "gpt-4o"
 ) -> bytes:
-    """Return a stream's event: a piece of its one choice, or where there is no delta, its usage."""
+    """Return a stream event: a delta of the only choice or, without a delta, the usage."""
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
     chunk = {
         "id": "chatcmpl-scripted",
@@ -165,12 +165,12 @@ def stream_events(
 
 
 def text_deltas(*pieces: str) -> list[dict[str, str]]:
-    """Return the deltas of a text that comes in these pieces."""
+    """Return the deltas of a text in these pieces."""
     return [{"content": piece} for piece in pieces]
 
 
 def completion(text: str, headers: Mapping[str, str] | None = None) -> Script:
-    """Answer a buffered request well."""
+    """Return a valid buffered response."""
     return answer(200, completion_body(text), JSON_TYPE, headers)
 
 
@@ -186,7 +186,7 @@ def stream(*events: bytes) -> Script:
 
 
 def text_stream(*pieces: str, usage: bool = True) -> Script:
-    """Answer a streaming request well, with a text in these pieces."""
+    """Return a valid stream with a text in these pieces."""
     return stream(*stream_events(text_deltas(*pieces), usage=usage))
 
 
@@ -221,7 +221,7 @@ def error(
 
 
 def html() -> Script:
-    """Answer 200 with a page, as a captive portal does."""
+    """Answer 200 with an HTML page, as a captive portal does."""
     return answer(200, b"<html><body>Welcome</body></html>", "text/html")
 
 
@@ -236,12 +236,12 @@ def no_content() -> Script:
 
 
 def gzipped(text: str) -> Script:
-    """Answer well, but compressed, which was not asked for."""
+    """Return a valid response in gzip, although the request does not accept it."""
     return answer(200, gzip.compress(completion_body(text)), JSON_TYPE, {"content-encoding": "gzip"})
 
 
 def gzipped_stream(*events: bytes) -> Script:
-    """Stream well, but compressed, which was not asked for."""
+    """Return a valid stream in gzip, although the request does not accept it."""
     framing = {"content-type": SSE_TYPE, "transfer-encoding": "chunked", "content-encoding": "gzip"}
     return (Send(head(200, framing) + chunked(gzip.compress(b"".join(events))) + chunked(b"")),)
 
@@ -259,29 +259,29 @@ def length_too_short(text: str) -> Script:
 
 
 def broken_chunk() -> Script:
-    """Answer with a chunk whose size is no number."""
+    """Answer with a chunk whose size is not a number."""
     framing = {"content-type": JSON_TYPE, "transfer-encoding": "chunked"}
     return (Send(head(200, framing) + chunked(b'{"id":') + b"zz\r\nmore\r\n"),)
 
 
 def http_1_0(text: str) -> Script:
-    """Answer as HTTP/1.0 does without a length: the body ends with the connection."""
+    """Answer as HTTP/1.0 does without a length: the end of the connection ends the body."""
     return (Send(head(200, {"content-type": JSON_TYPE}, version="1.0") + completion_body(text)), Close())
 
 
 def informational_first(text: str) -> Script:
-    """Answer well, after a 103 and a 100."""
+    """Return a valid response after a 103 and a 100."""
     hints = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
     return (Send(hints), *completion(text))
 
 
 def connection_close(text: str) -> Script:
-    """Answer well, and close as announced."""
+    """Return a valid response with ``Connection: close``, and close."""
     return (*completion(text, {"connection": "close"}), Close())
 
 
 def cut_in_body(text: str) -> Script:
-    """Send half an answer and close."""
+    """Send half a response and close."""
     body = completion_body(text)
     framing = {"content-type": JSON_TYPE, "content-length": str(len(body))}
     return (Send(head(200, framing) + body[: len(body) // 2]), Close())

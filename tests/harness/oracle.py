@@ -1,6 +1,6 @@
-"""The oracle: whatever dies under load, every answer that a client saw whole is on record once, and all adds up.
+"""The oracle: under load and faults, every response that a client received in full is recorded exactly once.
 
-A test runs it for some seconds; ``python -m harness.oracle --minutes 10`` for as long as one likes.
+A test runs it for some seconds; ``python -m harness.oracle --minutes 10`` runs it for longer.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class Oracle:
     @classmethod
     @asynccontextmanager
     async def standing(cls, folder: Path, seed: int, kinds: Sequence[str] = ()) -> AsyncIterator[Oracle]:
-        """Start all servers, auth and two workers; stop what is left of them afterwards.
+        """Start all servers, auth and two workers; stop those that still run afterwards.
 
-        ``kinds`` names what may break; by default it is all that can.
+        ``kinds`` names the faults to inject; by default all of them.
         """
         random = Random(seed)  # noqa: S311 - it has to come again
         program = redis_server_program()
@@ -113,7 +113,7 @@ class Oracle:
                 await provider.stop()
 
     async def run(self, seconds: float) -> Findings:
-        """Load and break for so long, then heal, wait until all is delivered, end the proxy, and look."""
+        """Run load and faults for some time, heal, wait for the delivery, stop the proxy, and return the findings."""
         loading = asyncio.create_task(self.load.run(CLIENTS))
         breaking = asyncio.create_task(self.faults.run())
         measuring = asyncio.create_task(self.gauge.run())
@@ -128,7 +128,7 @@ class Oracle:
         return await asyncio.to_thread(self._look, seconds)
 
     async def _drained(self) -> None:
-        """Wait until the record has all that reached the provider and was not lost for certain, within a bound."""
+        """Wait, within a bound, until every request that reached the provider is recorded or known to be lost."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + DRAIN_S
         while loop.time() < deadline:
@@ -165,7 +165,7 @@ class Oracle:
         return findings
 
     def _told(self) -> set[UUID]:
-        """Return the requests that the proxy said it could not keep."""
+        """Return the requests whose exchange the proxy reported as not kept."""
         lines = [line for line in list(self.proxy.lines) if NOT_KEPT in line]
         return {UUID(json.loads(line)["request_id"]) for line in lines}
 
@@ -194,7 +194,7 @@ class Oracle:
 
 
 async def ask_the_oracle(seconds: float, seed: int, kinds: Sequence[str] = ()) -> Findings:
-    """Run it once, in a folder of its own; ``kinds`` names what may break, by default all that can."""
+    """Run the oracle once in its own folder; ``kinds`` names the faults to inject, by default all of them."""
     with tempfile.TemporaryDirectory(prefix="ibex-oracle-") as folder:
         async with Oracle.standing(Path(folder), seed, kinds) as oracle:
             return await oracle.run(seconds)

@@ -1,4 +1,4 @@
-"""What breaks under the oracle's load: processes are killed and frozen, servers are restarted; each fault ends."""
+"""The faults under the oracle's load: kill and freeze processes, restart servers. Each fault ends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WITHOUT_LOSS = (
 
 @dataclass(slots=True)
 class OracleFaults:
-    """Breaks one thing after the other until it is told to stop; counts what it did, by kind."""
+    """Injects one fault after the other until it is told to stop; counts them by kind."""
 
     proxy_pid: int
     postgres: PostgresServer
@@ -51,7 +51,7 @@ class OracleFaults:
     stopping: bool = False
 
     async def run(self) -> None:
-        """Break things until ``stopping``, each kind once at least: of those that are named, else of all."""
+        """Inject faults until ``stopping``, each named kind at least once; without names, all kinds."""
         does = (
             self._kill_worker,
             self._freeze_redis,
@@ -111,7 +111,7 @@ class OracleFaults:
         await asyncio.to_thread(self.clickhouse.start)
 
     async def _fill_the_disk(self) -> None:
-        """Together with what else may happen to a worker then."""
+        """Fill the journal's disk, possibly while another fault affects the worker."""
         assert self.disk is not None
         loop = asyncio.get_running_loop()
         began = loop.time()

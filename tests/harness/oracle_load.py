@@ -1,7 +1,6 @@
-"""Random chat load on a proxy that breaks and heals, with a provider that knows what it was asked: what both sides saw.
+"""Random chat load during faults, with a provider that records its requests, so that both sides can be compared.
 
-Every request has an id of its own, in its header and in the text that reaches the provider, so that the two can be told
-to be the same one.
+Every request has its own id, in its header and in the text that the provider receives, so that the two can be matched.
 """
 
 from __future__ import annotations
@@ -45,14 +44,14 @@ ENDS = 0.02
 
 
 class CountingOpenAI(ScriptedOpenAI):
-    """Answers by what the request asks for, slowly or badly too, and remembers the ids of all that reached it."""
+    """A provider that records request ids. The request selects its response, which may be slow or invalid."""
 
     def __init__(self) -> None:
         super().__init__()
         self.received: set[UUID] = set()
 
     def script_for(self, request: RecordedRequest) -> Script:
-        """Choose the answer that the last message names."""
+        """Select the response that the last message names."""
         asked = request.json()
         wanted = json.loads(asked["messages"][-1]["content"])
         first_time = UUID(wanted["id"]) not in self.received
@@ -89,7 +88,7 @@ def _plain(asked: dict[str, object], wanted: dict[str, str]) -> Script:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request and what its client saw. ``complete``: every byte of a good answer came. Times are the loop's."""
+    """One request and its outcome. ``complete``: a valid response arrived in full. Times are the event loop's."""
 
     id: UUID
     handle: str
@@ -104,18 +103,18 @@ class Asked:
 
     @property
     def completion_hash(self) -> str:
-        """What the checkpoint of a complete one must have."""
+        """The text hash that the checkpoint of a complete response must have."""
         return hashlib.sha256(text_of(str(self.id)).encode()).hexdigest()
 
     @property
     def tokens(self) -> tuple[object, object]:
-        """And its tokens."""
+        """The token counts that the checkpoint of a complete response must have."""
         return USAGE["prompt_tokens"], USAGE["completion_tokens"]
 
 
 @dataclass(slots=True)
 class OracleLoad:
-    """Clients that ask until they are told to stop; each is in a few sessions, and some leave early."""
+    """Clients that send requests until they are told to stop. Each uses a few sessions, and some disconnect early."""
 
     address: str
     token: str
@@ -126,7 +125,7 @@ class OracleLoad:
     _opened: int = SESSIONS_KEPT
 
     async def run(self, clients: int) -> None:
-        """Ask until ``stopping``."""
+        """Send requests until ``stopping``."""
         await asyncio.gather(*(self._client() for _ in range(clients)))
 
     async def _client(self) -> None:
@@ -138,7 +137,7 @@ class OracleLoad:
         request_id = UUID(int=choose.getrandbits(128), version=4)
         place = choose.randrange(len(self.handles))
         handle, ends = self.handles[place], choose.random() < ENDS
-        if ends:  # those who are under way in it may still come after its end
+        if ends:  # requests in flight may still arrive after the end of their session
             self._opened += 1
             self.handles[place] = f"session-{self._opened}"
         stream = choose.random() < 0.5
@@ -154,7 +153,7 @@ class OracleLoad:
                 end = b"data: [DONE]\n\n" if stream else text_of(str(request_id)).encode()
                 complete = status == 200 and (answer.endswith(end) if stream else end in answer)
         if status == 0:
-            await asyncio.sleep(0.02)  # the server may be gone for a moment
+            await asyncio.sleep(0.02)  # the server may be unavailable for a moment
         digest = hashlib.sha256(messages.encode()).hexdigest()
         self.asked.append(Asked(request_id, handle, stream, ends, digest, complete, status, began, ended=loop.time()))
 
@@ -163,7 +162,7 @@ class OracleLoad:
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         try:
             head = [
-                "POST /v1/chat/completions HTTP/1.0",  # whose answers end with the connection
+                "POST /v1/chat/completions HTTP/1.0",  # responses that end with the connection
                 "host: x",
                 f"authorization: Bearer {self.token}",
                 "content-type: application/json",

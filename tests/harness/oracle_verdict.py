@@ -1,4 +1,4 @@
-"""What the oracle finds: the record, beside what clients and the provider saw."""
+"""The findings of the oracle: the record, compared with what clients and the provider saw."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Row: TypeAlias = "dict[str, Any]"
 
 @dataclass(slots=True)
 class Findings:
-    """The run in numbers. ``wrong`` says what does not add up, and is empty where all does.
+    """The figures of a run. ``wrong`` lists inconsistencies; it is empty if there are none.
 
-    ``lost`` reached the provider and lack a checkpoint or a trace; ``told`` are those of which the proxy said so, since
-    its journal's disk was full. ``high_water_*`` is the most that all journals held at once.
+    ``lost`` counts requests that reached the provider but lack a checkpoint or a trace; ``told`` those among them that
+    the proxy reported as not kept because its journal's disk was full. ``high_water_*`` are the maxima of all journals
+    together.
     """
 
     minutes: float
@@ -42,10 +43,10 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was seen, by clients and by the provider, and what is on record.
+    """The observations of clients and provider, and the records in both databases.
 
-    ``told`` are the requests that the proxy said it could not keep; ``unprotected`` those that were under way while the
-    journal's disk was full: if their worker was killed then, there may be nothing of them.
+    ``told`` are the requests that the proxy reported as not kept. ``unprotected`` are those in flight while the
+    journal's disk was full: if their worker was killed then, they may have no record.
     """
 
     asked: dict[UUID, Asked]
@@ -57,7 +58,7 @@ class Evidence:
     unprotected: Collection[UUID] = ()
 
     def judge(self, findings: Findings) -> None:
-        """Write into the findings what was lost, what is twice, and what else does not add up."""
+        """Add lost and duplicated records and all other inconsistencies to the findings."""
         by_request = {row["request_id"]: row for row in self.checkpoints}
         trace_of = {row["request_id"]: row for row in self.traces}
         wrong = findings.wrong
@@ -100,7 +101,7 @@ class Evidence:
             yield f"{name} is {session['status']}, a turn {'has' if ended else 'has not'} ended it"
 
     def _gaps(self) -> Iterator[str]:
-        """Each emitter counts from 1; a number may be missing for an exchange that the proxy said it could not keep."""
+        """Report gaps in an emitter's numbers. Only exchanges that the proxy reported as not kept may be missing."""
         numbers: dict[UUID, list[int]] = defaultdict(list)
         for row in self.traces:
             numbers[row["emitter_id"]].append(row["emitter_seq"])

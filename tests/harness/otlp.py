@@ -1,4 +1,4 @@
-"""A receiver of OpenTelemetry's traces on loopback: OTLP over HTTP, as a collector speaks it."""
+"""A receiver of OpenTelemetry traces on loopback: OTLP over HTTP, like that of a collector."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WAIT_S = 20
 
 @dataclass(slots=True)
 class OtlpReceiver:
-    """What has come: each request's path, headers and body, and the spans in them with their resource."""
+    """The received requests (path, headers, body), and their spans with the resource."""
 
     address: str = ""
     status: int = 200
@@ -35,7 +35,7 @@ class OtlpReceiver:
     @classmethod
     @contextmanager
     def running(cls) -> Iterator[OtlpReceiver]:
-        """Listen on a free port until the block is over."""
+        """Listen on a free port until the block ends."""
         receiver = cls()
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,7 +61,7 @@ class OtlpReceiver:
             server.server_close()
 
     def take(self, path: str, headers: dict[str, str], body: bytes) -> None:
-        """Take a request in; what was refused is not looked into."""
+        """Record a request; the body of a refused one is not parsed."""
         headers = {name.lower(): value for name, value in headers.items()}
         if headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
@@ -80,12 +80,12 @@ class OtlpReceiver:
                 self.spans.extend(of_scope.spans)
 
     def wait_for_requests(self, count: int) -> None:
-        """Return once so many requests have come."""
+        """Return once this many requests have arrived."""
         with self.news:
             assert self.news.wait_for(lambda: len(self.bodies) >= count, WAIT_S), f"{len(self.bodies)} came"
 
     def wait_for_spans(self, count: int) -> list[Span]:
-        """Return all spans, once there are so many."""
+        """Return all spans, once this many have arrived."""
         with self.news:
             assert self.news.wait_for(lambda: len(self.spans) >= count, WAIT_S), f"{len(self.spans)} came"
             return list(self.spans)

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: one server a run, started by the first test that asks, emptied after each."""
+"""A real PostgreSQL for tests: one server per run, started by the first test that needs it, emptied after each."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ class PostgresDatabase:
 
     @property
     def superuser_url(self) -> str:
-        """For what no role of IBEX may do: looking through row-level security."""
+        """The URL of the superuser, for tests that bypass row-level security."""
         return self.server.superuser_url(self.name)
 
     @property
     def owner_url(self) -> str:
-        """For migrations."""
+        """The URL for migrations."""
         return self.server.url(OWNER_ROLE, self.name)
 
     @property
     def app_url(self) -> str:
-        """As the proxy connects."""
+        """The URL with which the proxy connects."""
         return self.server.url(APP_ROLE, self.name)
 
     @property
     def auth_url(self) -> str:
-        """As auth connects."""
+        """The URL with which auth connects."""
         return self.server.url(AUTH_ROLE, self.name)
 
     @property
@@ -58,7 +58,7 @@ class PostgresDatabase:
         return f"{directory}/.s.PGSQL.5432"
 
     def dump(self, without: Container[str] = ()) -> str:
-        """Return every row of every table but some, as text: for looking for what must not be there."""
+        """Return the rows of all tables but the excluded ones as text, to search for values that must not be stored."""
         tables = [table for table in METADATA.tables if table not in without]
         with psycopg.connect(self.superuser_url) as connection:
             return "\n".join(
@@ -70,20 +70,20 @@ class PostgresDatabase:
     def empty(self) -> None:
         """Remove every row."""
         with psycopg.connect(self.superuser_url, options="-c lock_timeout=10s") as connection:
-            connection.execute("SET session_replication_role = replica")  # what refuses deletions does not act in it
+            connection.execute("SET session_replication_role = replica")  # disables triggers against deletion
             for table in METADATA.tables:
                 connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """A running server, stopped at the end of the run. Its folder's path is short: a socket is in it."""
+    """A running server, stopped at the end of the run. Its folder's path is short, since it contains a socket."""
     directory = Path(tempfile.mkdtemp(prefix="ibex-postgres-"))
     server = PostgresServer(directory / "postgres")
     try:
         server.start()
         with psycopg.connect(server.superuser_url(), autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM SET fsync = off")  # nothing here need outlive the machine
+            connection.execute("ALTER SYSTEM SET fsync = off")  # the data need not survive a crash of the machine
             connection.execute("SELECT pg_reload_conf()")
         yield server
     finally:
@@ -93,7 +93,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres_server: PostgresServer) -> PostgresDatabase:
-    """The database that tests share; ask for ``postgres``, which is this one emptied."""
+    """The database that tests share. Tests use ``postgres``, which is this one, emptied."""
     database = PostgresDatabase(postgres_server, DATABASE)
     migrate.upgrade(database.owner_url)
     return database
@@ -101,7 +101,7 @@ def migrated_postgres(postgres_server: PostgresServer) -> PostgresDatabase:
 
 @pytest.fixture(scope="module")
 def module_postgres(migrated_postgres: PostgresDatabase) -> Iterator[PostgresDatabase]:
-    """The same, for all tests of a module together."""
+    """An empty database with the newest schema, shared by the tests of a module."""
     yield migrated_postgres
     migrated_postgres.server.start()
     migrated_postgres.empty()
@@ -109,7 +109,7 @@ def module_postgres(migrated_postgres: PostgresDatabase) -> Iterator[PostgresDat
 
 @pytest.fixture
 def postgres(migrated_postgres: PostgresDatabase) -> Iterator[PostgresDatabase]:
-    """A database of the newest schema without any row, on a server that runs, for one test."""
+    """An empty database with the newest schema on a running server, for one test."""
     yield migrated_postgres
     migrated_postgres.server.start()  # the test may have stopped it
     migrated_postgres.empty()
@@ -117,7 +117,7 @@ def postgres(migrated_postgres: PostgresDatabase) -> Iterator[PostgresDatabase]:
 
 @contextmanager
 def another_database(server: PostgresServer) -> Iterator[PostgresDatabase]:
-    """Make a database without any table, which IBEX's owner owns, and drop it afterwards."""
+    """Create a database without tables, owned by IBEX's owner role, and drop it afterwards."""
     name = f"another_{uuid4().hex}"
     with psycopg.connect(server.superuser_url(), autocommit=True) as connection:
         identifiers = (sql.Identifier(name), sql.Identifier(OWNER_ROLE))
@@ -128,6 +128,6 @@ def another_database(server: PostgresServer) -> Iterator[PostgresDatabase]:
 
 @pytest.fixture
 def empty_postgres(postgres_server: PostgresServer) -> Iterator[PostgresDatabase]:
-    """A database without any table, which IBEX's owner owns, for one test."""
+    """A database without tables, owned by IBEX's owner role, for one test."""
     with another_database(postgres_server) as database:
         yield database

@@ -1,4 +1,4 @@
-"""Runs an `ibex` command as a user would: a process of its own, whose lines can be waited for."""
+"""Run an `ibex` command as a user would, in its own process, and wait for lines of its output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MUCH = 1 << 20
 
 @dataclass
 class IbexProcess:
-    """One running `ibex` command; what it writes to either stream is in ``lines``."""
+    """One running `ibex` command; ``lines`` holds the output of both streams."""
 
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
@@ -39,9 +39,9 @@ class IbexProcess:
         module: str = "ibex.entrypoints.cli",
         python: str = sys.executable,
     ) -> IbexProcess:
-        """Start it in a folder, with nothing of this process's environment but the path.
+        """Start a command in a folder, with nothing of this process's environment but the path.
 
-        ``module`` is for what wires the same command line otherwise, ``python`` for another environment's interpreter.
+        ``module`` runs the command line with other wiring, ``python`` uses the interpreter of another environment.
         """
         process = subprocess.Popen(
             [python, "-m", module, *arguments],
@@ -70,7 +70,7 @@ class IbexProcess:
         self._note(_END)
 
     def ignore_output(self) -> None:
-        """Read what it writes from now on, but do not look at it: for measuring, where each request is a line."""
+        """Discard the output from now on, for measurements, in which each request logs a line."""
         self._ignored = True
 
     def _note(self, line: str) -> None:
@@ -79,11 +79,11 @@ class IbexProcess:
             self._news.notify_all()
 
     def wait_for_line(self, text: str, timeout_s: float) -> str:
-        """Return the first line that holds the text, waiting for it; its output so far is in the error if none does."""
+        """Wait for a line that contains the text, and return the first. A failure shows the output so far."""
         return self.wait_for_lines(text, 1, timeout_s)[0]
 
     def wait_for_lines(self, text: str, count: int, timeout_s: float) -> list[str]:
-        """Return the first lines that hold the text, waiting for so many of them."""
+        """Wait for this many lines that contain the text, and return them."""
 
         def found() -> list[str]:
             return [line for line in self.lines if text in line]
@@ -96,12 +96,12 @@ class IbexProcess:
         return lines[:count]
 
     def stop(self, number: int = signal.SIGINT, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Send a signal to it alone and return its exit code."""
+        """Send a signal to the process alone and return its exit code."""
         self.process.send_signal(number)
         return self.wait(timeout_s)
 
     def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Wait until it has ended and return its exit code; one that does not end is killed, and the test fails."""
+        """Wait for the end of the process and return its exit code. On a timeout, kill it and fail the test."""
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:

@@ -41,7 +41,7 @@ BOOTSTRAP = (
 
 @dataclass(slots=True)
 class Production:
-    """What processes are started with, and those that were."""
+    """The environment of processes, and the processes that were started."""
 
     environ: dict[str, str]
     folder: Path
@@ -52,7 +52,7 @@ class Production:
     def over(
         cls, postgres: PostgresDatabase, clickhouse: ClickHouseDatabase, redis_url: str, folder: Path, **environ: str
     ) -> Production:
-        """Return the settings that lead to these servers; ``environ`` goes before them."""
+        """Return a production with the settings of these servers; ``environ`` takes precedence."""
         settings = {
             "IBEX_PORT": "0",
             "IBEX_DATABASE_URL": postgres.app_url,
@@ -64,14 +64,14 @@ class Production:
             "IBEX_AUTH_LISTEN": "127.0.0.1:0",
             "IBEX_AUTH_OPS_LISTEN": "127.0.0.1:0",
             "IBEX_JOURNAL_DIR": str(folder / "journal"),
-            # A test machine does many things at once; what is tested is not how fast it is.
+            # A test machine is busy, and its speed is not tested.
             "IBEX_AUTH_TIMEOUT": "2",
             "IBEX_RATE_LIMIT_DEFAULT_RPM": "0",
         }
         return cls({**settings, **environ}, folder)
 
     def start_auth(self, **environ: str) -> IbexProcess:
-        """Start an auth replica; proxies that are started afterwards ask the latest."""
+        """Start an auth replica; proxies that are started later use the latest one."""
         auth = self._spawn(["auth", "serve"], environ)
         self.processes.append(auth)
         port = _event(auth, "serving gRPC on port").split("port ")[1].partition(",")[0]
@@ -92,14 +92,14 @@ class Production:
         return {int(pid) for task in tasks for pid in task.read_text().split()}
 
     def spawn_proxy(self, workers: int, **environ: str) -> IbexProcess:
-        """Start a proxy of which nothing is expected."""
+        """Start a proxy without waiting for it."""
         return self._spawn(["serve", "--workers", str(workers)], environ)
 
     def _spawn(self, arguments: list[str], environ: Mapping[str, str]) -> IbexProcess:
         return IbexProcess.spawn(arguments, {**self.environ, **environ}, self.folder, python=self.python)
 
     def ibex(self, *arguments: str) -> Any:
-        """Run a command with ``--json``, which must succeed, and return what it says; None if it says nothing."""
+        """Run a command with ``--json``, which must succeed. Return its output; None if it prints nothing."""
         done = run_ibex(self.folder / ".ibex", self.environ, *arguments)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout) if done.stdout.startswith(("{", "[")) else None
@@ -107,7 +107,7 @@ class Production:
     def command(self, *arguments: str, **environ: str) -> str:
         """Run a command as a process, with the interpreter and environment of the others, and return its output.
 
-        Raises ``RuntimeError`` with what the command wrote to stderr, unless the exit code is 0.
+        Raises ``RuntimeError`` with the command's stderr, unless the exit code is 0.
         """
         done = subprocess.run(
             [self.python, "-m", "ibex.entrypoints.cli", *arguments],
@@ -124,12 +124,12 @@ class Production:
         return done.stdout
 
     def stop(self) -> None:
-        """End all processes, the last first; each must end well."""
+        """Stop all processes, the last first; each must exit cleanly."""
         while self.processes:
             self.stop_latest()
 
     def stop_latest(self, timeout_s: float = STOP_TIMEOUT_S) -> float:
-        """End the process that was started last, well, and return how many seconds that took."""
+        """Stop the process that was started last, which must exit cleanly, and return the seconds that it took."""
         began = time.monotonic()
         process = self.processes.pop()
         if process.process.poll() is None:

@@ -1,4 +1,4 @@
-"""An HTTP client that sends exactly the bytes it is given, and reads what comes as RFC 9112 says, strictly."""
+"""An HTTP client that sends exactly the given bytes, and parses responses strictly by RFC 9112."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One whole response. Names of headers are lower case."""
+    """One whole response. Header names are lower case."""
 
     status: int
     headers: dict[str, str]
@@ -26,12 +26,12 @@ class Seen:
 
     @property
     def request_id(self) -> str:
-        """The request's id."""
+        """The request id."""
         return self.headers["x-request-id"]
 
     @property
     def error(self) -> dict[str, Any]:
-        """The envelope, which must be one: of this request, and without a body of its own kind beside it."""
+        """The error envelope. Asserts that it is valid, belongs to this request, and has no other members."""
         assert self.headers["content-type"] == "application/json"
         (error,) = json.loads(self.body).values()
         assert error["request_id"] == self.request_id
@@ -39,12 +39,12 @@ class Seen:
 
     @property
     def outcome(self) -> tuple[int, str]:
-        """The status and the envelope's code."""
+        """The status, and the code of the envelope."""
         return self.status, self.error["code"]
 
     @property
     def last_event(self) -> dict[str, Any]:
-        """What the last event of a stream that has failed says: the envelope's members."""
+        """The members of the envelope in the last event of a failed stream."""
         assert (self.status, self.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
         last = self.body.removesuffix(b"\n\n").rpartition(b"\n\n")[2]
         (error,) = json.loads(last.removeprefix(b"data: ")).values()
@@ -52,7 +52,7 @@ class Seen:
         return dict(error)
 
     def before_last_event(self) -> bytes:
-        """Return what a stream held before its last event."""
+        """Return the part of a stream before its last event."""
         return self.body[: self.body.removesuffix(b"\n\n").rfind(b"\n\n") + 2]
 
 
@@ -60,13 +60,13 @@ class RawClient:
     """One connection."""
 
     def __init__(self, address: str, receive_buffer: int | None = None) -> None:
-        """Take ``http://host:port``, and how many bytes the system may keep for a client that does not read."""
+        """Take ``http://host:port``, and the size of the receive buffer for a client that does not read."""
         at = urlsplit(address)
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(WAIT_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a piece is sent when a test sends it
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each piece is sent at once
         try:
             self.socket.connect((at.hostname, at.port))
         except OSError:
@@ -77,7 +77,7 @@ class RawClient:
     @classmethod
     @contextmanager
     def connected(cls, address: str, receive_buffer: int | None = None) -> Iterator[RawClient]:
-        """Connect, and close at the end."""
+        """Connect, and close at the end of the block."""
         client = cls(address, receive_buffer)
         try:
             yield client
@@ -89,16 +89,16 @@ class RawClient:
         self.socket.sendall(data)
 
     def close(self) -> None:
-        """Go."""
+        """Close the connection."""
         self._file.close()
         self.socket.close()
 
     def read_line(self) -> bytes:
-        """Return the next line with its end; empty at the connection's end."""
+        """Return the next line with its line end; empty at the end of the connection."""
         return self._file.readline()
 
     def read(self, size: int) -> bytes:
-        """Return so many bytes, fewer at the connection's end."""
+        """Return this many bytes, fewer at the end of the connection."""
         return self._file.read(size)
 
     def read_head(self) -> tuple[int, dict[str, str]]:
@@ -113,7 +113,7 @@ class RawClient:
         return int(status_line.split()[1]), headers
 
     def response(self) -> Seen:
-        """Return the next response; the connection must not end within it, unless that is its end."""
+        """Return the next response. The connection must not end within it, unless this delimits the body."""
         status, headers = self.read_head()
         if headers.get("transfer-encoding") == "chunked":
             assert "content-length" not in headers
@@ -125,7 +125,7 @@ class RawClient:
         return Seen(status, headers, body)
 
     def chunks(self) -> Iterator[bytes]:
-        """Give out the chunks of a body up to its end."""
+        """Yield the chunks of a body up to its end."""
         while size := int(self.read_line(), 16):
             chunk = self.read(size)
             assert self.read_line() == b"\r\n"
@@ -133,7 +133,7 @@ class RawClient:
         assert self.read_line() == b"\r\n"
 
     def is_at_end(self) -> bool:
-        """Wait for what comes; tell whether it is the connection's end, in whichever way."""
+        """Wait for data or the end of the connection; tell whether it is the end, clean or not."""
         try:
             return not self._file.read(1)
         except ConnectionError:

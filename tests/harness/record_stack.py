@@ -1,4 +1,4 @@
-"""A proxy whose record can be watched while PostgreSQL, ClickHouse or the journal's disk fails under it."""
+"""A proxy whose records a test observes while PostgreSQL, ClickHouse or the journal's disk fails."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CLIENTS = 4
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client saw: the status, and whether every byte of a good answer came."""
+    """The response of a client: the status, and whether a valid response arrived in full."""
 
     request_id: UUID
     status: int
@@ -48,7 +48,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Counting:
-    """One of the proxy's counters, from a moment on."""
+    """The growth of one of the proxy's counters since a moment."""
 
     stack: RecordStack
     name: str
@@ -56,20 +56,20 @@ class Counting:
     before: float
 
     def grown(self) -> float:
-        """Return by how much it has grown."""
+        """Return the growth of the counter."""
         return self.stack.metric(self.name, sink=self.sink) - self.before
 
     def wait(self) -> None:
-        """Wait until it has grown."""
+        """Wait until the counter has grown."""
         deadline = time.monotonic() + WAIT_S
         while self.grown() == 0:
             assert time.monotonic() < deadline, f"{self.name} stayed at {self.before}"
-            time.sleep(POLL_S)  # nothing tells
+            time.sleep(POLL_S)  # there is no notification
 
 
 @dataclass(slots=True)
 class RecordStack:
-    """What runs. The proxy reaches PostgreSQL through ``to_postgres``; everybody else does directly."""
+    """A running stack. The proxy reaches PostgreSQL through ``to_postgres``; everything else connects directly."""
 
     production: Production
     postgres: PostgresDatabase
@@ -83,7 +83,7 @@ class RecordStack:
     @classmethod
     @contextmanager
     def running(cls, postgres: PostgresDatabase, redis_url: str, folder: Path) -> Iterator[RecordStack]:
-        """Start an engine, a provider and auth; ``start_proxy`` starts the proxy. All of it is stopped afterwards."""
+        """Start an engine, a provider and auth; ``start_proxy`` starts the proxy. Everything stops with the block."""
         with ExitStack() as stack:
             engine = ClickHouseEngine(folder / "clickhouse")
             stack.callback(engine.stop)
@@ -101,17 +101,17 @@ class RecordStack:
             yield cls(production, postgres, clickhouse, engine, relay, made["agent_token"], client)
 
     def start_proxy(self, **environ: str) -> None:
-        """Start a proxy of one process."""
+        """Start a proxy with one process."""
         url = f"postgresql://{APP_ROLE}@127.0.0.1:{self.to_postgres.port}/{self.postgres.name}"
         self.address = self.production.start_proxy(1, IBEX_DATABASE_URL=url, **environ)
 
     def restart_proxy(self, **environ: str) -> None:
-        """End the proxy in good order and start another."""
+        """Stop the proxy gracefully and start another."""
         assert self.production.processes.pop().stop(signal.SIGTERM) == 0
         self.start_proxy(**environ)
 
     def ask(self, number: int, *, model: str = "gpt-4o") -> list[Answer]:
-        """Send so many chat requests, every second of them streamed, by a few clients at once; return what they saw."""
+        """Send chat requests, every second one streamed, from a few concurrent clients; return their responses."""
         with ThreadPoolExecutor(CLIENTS) as threads:
             return list(threads.map(lambda n: self._ask(model, streamed=n % 2 == 1), range(number)))
 
@@ -134,9 +134,10 @@ class RecordStack:
     def assert_recorded(
         self, answers: list[Answer], *, traces: int | None = None, checkpoints: int | None = None
     ) -> None:
-        """Wait until each of these has its checkpoint and its trace, and assert that none has two.
+        """Wait until each request has its checkpoint and its trace, and assert that there are no duplicates.
 
-        ``checkpoints`` and ``traces`` say how many of them have one, where not all do; below 0, nobody looks.
+        ``checkpoints`` and ``traces`` are the numbers of requests that have one, if not all do; a number below 0 skips
+        the check.
         """
         asked = {answer.request_id for answer in answers}
         for read, expected in ((self.checkpoints, checkpoints), (self.traces, traces)):
@@ -146,7 +147,7 @@ class RecordStack:
             deadline = time.monotonic() + WAIT_S
             while (found := Counter(one for one in read() if one in asked)).total() < wanted:
                 assert time.monotonic() < deadline, f"{found.total()} of {wanted} by {read.__name__}"
-                time.sleep(POLL_S)  # what is stored tells nobody
+                time.sleep(POLL_S)  # the databases send no notification
             assert (len(found), found.total()) == (wanted, wanted)
         assert self.turns() == list(range(len(self.turns())))
 
@@ -155,7 +156,7 @@ class RecordStack:
         return [row[0] for row in self._rows("SELECT request_id FROM checkpoints")]
 
     def turns(self) -> list[int]:
-        """Return the indices of the turns of the session of these tests."""
+        """Return the turn indices of these tests' session."""
         return [row[0] for row in self._rows("SELECT turn_index FROM checkpoints ORDER BY turn_index")]
 
     def traces(self) -> list[UUID]:
@@ -173,28 +174,28 @@ class RecordStack:
         disconnect(client)
 
     def ready(self) -> tuple[str, set[str]]:
-        """Return what /ready says, and which checks did not pass."""
+        """Return the status that /ready reports, and the checks that failed."""
         said = self._get("/ready").json()
         return said["status"], {name for name, check in said["checks"].items() if check["status"] != "ok"}
 
     def assert_degraded(self, *checks: str) -> None:
-        """Assert that it is ready all the same, and that these checks are among those that did not pass.
+        """Assert that the proxy is still ready, and that these checks are among the failed ones.
 
-        On a busy machine others may be too slow as well.
+        On a busy machine, others may also fail.
         """
         status, failed = self.ready()
         assert status == "degraded"
         assert failed >= set(checks), failed
 
     def wait_until_ready(self) -> None:
-        """Wait until /ready says ok."""
+        """Wait until /ready reports ok."""
         deadline = time.monotonic() + WAIT_S
         while self.ready() != ("ok", set()):
             assert time.monotonic() < deadline, self.ready()
             time.sleep(POLL_S)
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return what the proxy counts under a name, with these labels; 0 where nothing was counted yet."""
+        """Return the value of a metric with these labels; 0 if it has no sample yet."""
         lines = self._get("/metrics").text.splitlines()
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         found = [
@@ -203,17 +204,17 @@ class RecordStack:
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
     def counter(self, name: str, sink: str) -> Counting:
-        """Return a counter as it is now."""
+        """Return a counter with its present value."""
         return Counting(self, name, sink, self.metric(name, sink=sink))
 
     def dead_letters(self) -> list[tuple[str, str]]:
-        """Return the sink and the request's id of everything that was laid aside."""
+        """Return the sink and the request id of every dead letter."""
         files = self.production.folder.rglob("dead-letters.jsonl")
         letters = [json.loads(line) for file in files for line in file.read_text().splitlines()]
         return [(letter["sink"], letter["exchange"]["request_id"]) for letter in letters]
 
     def change(self) -> tuple[int, str]:
-        """Try an administrative change; return the command's exit code and what it says. A bug is raised."""
+        """Attempt an administrative change; return the command's exit code and output. Propagates unexpected errors."""
         home = self.production.folder / ".ibex"
         done = run_ibex(home, self.production.environ, "directive", "set", "one", "Be clear.")
         return done.returncode, done.stdout + done.stderr

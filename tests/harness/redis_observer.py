@@ -1,4 +1,4 @@
-"""An observer of Redis that records what it is told."""
+"""A Redis observer that records every notification."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class RecordingRedisObserver:
-    """A ``RedisObserver``. ``trips`` has how many questions each round trip took along."""
+    """A ``RedisObserver``. ``trips`` holds the number of calls of each round trip."""
 
     trips: list[int] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -25,5 +25,5 @@ class RecordingRedisObserver:
         self.questions_failed += questions
 
     def passed_over(self) -> None:
-        """Count a question that was not asked."""
+        """Count a skipped call."""
         self.times_passed_over += 1

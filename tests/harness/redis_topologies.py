@@ -1,4 +1,4 @@
-"""Redis with Sentinel and Redis Cluster, of real processes on the loopback interface."""
+"""Redis with Sentinel and Redis Cluster, as real processes on the loopback interface."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _POLL_S = 0.02
 
 
 def until(told: Callable[[], T]) -> T:
-    """Return what is told once it is true; servers that are not reachable meanwhile tell nothing."""
+    """Poll until the function returns a true value, and return it; errors of unreachable servers are ignored."""
     deadline = time.monotonic() + _WAIT_S
     while True:
         with suppress(RedisError, LookupError):
@@ -36,7 +36,7 @@ def until(told: Callable[[], T]) -> T:
                 return found
         if time.monotonic() > deadline:
             raise AssertionError("the servers do not agree in time")
-        time.sleep(_POLL_S)  # nothing tells when a server's view has changed
+        time.sleep(_POLL_S)  # the servers do not announce that their view has changed
 
 
 class SentinelScene:
@@ -49,21 +49,21 @@ class SentinelScene:
 
     @property
     def url(self) -> str:
-        """The Sentinels, and the service."""
+        """The URL with the Sentinels and the service name."""
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         return f"redis+sentinel://{hosts}/{SERVICE}"
 
     def primary(self) -> RedisServer:
-        """Return the server that the Sentinels name."""
+        """Return the primary, as the Sentinels report it."""
         address = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return next(server for server in self.servers if server.port == int(address[1]))
 
     def start(self, server: RedisServer, *options: str) -> None:
-        """Start a server, if it does not run."""
+        """Start a server if it does not run."""
         server.start(*_files(server, self._folder), *options)
 
     def settle(self) -> None:
-        """Start what was killed, and return once there are a primary and a replica that keeps up with it."""
+        """Restart killed servers, and return once there are a primary and a replica in sync."""
         for server in self.servers:
             self.start(server)
         primary = self.primary()
@@ -74,7 +74,7 @@ class SentinelScene:
         until(lambda: self._seen_by_all()["num-slaves"] == b"1" and self._seen_by_all()["flags"] == b"master")
 
     def fail_over(self) -> None:
-        """Have the Sentinels swap primary and replica, both of which go on living, once the replica is suitable."""
+        """Have the Sentinels swap primary and replica, both of which stay up, once the replica is suitable."""
         until(lambda: self.sentinels[0].command("SENTINEL", "FAILOVER", SERVICE))
 
     def _seen_by_all(self) -> dict[str, bytes]:
@@ -93,7 +93,7 @@ class SentinelScene:
     @classmethod
     @contextmanager
     def running(cls, program: Path, folder: Path) -> Iterator[SentinelScene]:
-        """Start everything."""
+        """Start all servers; stop them at the end."""
         with ExitStack() as stack:
             made = [RedisServer.on_free_port(program) for _ in range(5)]
             for server in made:
@@ -124,11 +124,11 @@ class ClusterScene:
 
     @property
     def url(self) -> str:
-        """Two of its nodes."""
+        """The URL with two of the nodes."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers[:2])
 
     def primary_of(self, tag: object) -> RedisServer:
-        """Return the primary of a hash tag, as all nodes that run see it."""
+        """Return the primary of a hash tag, once all running nodes agree on it."""
         slot = key_slot(str(tag).encode())
         found = until(lambda: self._agreed_primary(slot))
         assert found is not None
@@ -148,7 +148,7 @@ class ClusterScene:
 
     @contextmanager
     def without_promotions(self) -> Iterator[None]:
-        """Have no replica take the place of a primary for as long as this lasts."""
+        """Prevent replicas from replacing a primary during the block."""
         self._forbid_promotions("yes")
         try:
             yield
@@ -161,7 +161,7 @@ class ClusterScene:
                 server.client().config_set("cluster-replica-no-failover", forbid)
 
     def start(self, server: RedisServer) -> None:
-        """Start a node, in the state in which it was killed."""
+        """Start a node with the state in which it was killed."""
         server.start(
             *("--cluster-enabled", "yes", "--cluster-config-file", f"nodes-{server.port}.conf"),
             *("--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no"),
@@ -169,7 +169,7 @@ class ClusterScene:
         )
 
     def settle(self) -> None:
-        """Start what was killed, and return once each primary has its replica."""
+        """Restart killed nodes, and return once each primary has its replica."""
         for server in self.servers:
             self.start(server)
         until(self._is_settled)
@@ -190,7 +190,7 @@ class ClusterScene:
     @classmethod
     @contextmanager
     def running(cls, program: Path, folder: Path) -> Iterator[ClusterScene]:
-        """Start everything."""
+        """Start all nodes; stop them at the end."""
         with ExitStack() as stack:
             servers = [_node(program) for _ in range(2 * SHARDS)]
             scene = cls(servers, folder)
@@ -209,13 +209,13 @@ class ClusterScene:
 
 
 def _files(server: RedisServer, folder: Path) -> list[str]:
-    """Return the options for what a server that has replicas, or is one, writes to disk."""
+    """Return the options for the files of a server that has replicas or is one."""
     syncs = ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--rdb-del-sync-files", "yes"]
     return ["--dir", str(folder), "--dbfilename", f"{server.port}.rdb", *syncs]
 
 
 def _node(program: Path) -> RedisServer:
-    """Return a node whose second port, for the other nodes, is none that the system gives to clients either."""
+    """Return a node whose cluster bus port is outside the range of ephemeral ports."""
     while True:
         server = RedisServer.on_free_port(program)
         if server.port + _BUS_OFFSET < _FIRST_GIVEN:
@@ -233,13 +233,13 @@ def _follow(replica: RedisServer, primary: RedisServer) -> None:
 
 @pytest.fixture(scope="session")
 def sentinels(redis_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelScene]:
-    """Redis behind Sentinels, for all tests."""
+    """Redis with Sentinels, for all tests."""
     with SentinelScene.running(redis_program, tmp_path_factory.mktemp("sentinel")) as scene:
         yield scene
 
 
 @pytest.fixture(scope="session")
 def cluster(redis_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterScene]:
-    """A Cluster, for all tests."""
+    """A Redis Cluster, for all tests."""
     with ClusterScene.running(redis_program, tmp_path_factory.mktemp("cluster")) as scene:
         yield scene

@@ -1,4 +1,4 @@
-"""A worker's side of Redis, with a clock that stands still and an observer that records what it is told."""
+"""A worker's side of Redis, with a manual clock and a recording observer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNHURRIED_S = 10.0
 
 
 class RedisWorker:
-    """A link, and everything that uses it. ``clock`` measures how old a reading is; no minute passes meanwhile."""
+    """A link, and everything that uses it. ``clock`` measures the age of readings and stays within one minute."""
 
     def __init__(self, url: str, timeout_s: float = UNHURRIED_S, clock: Clock | None = None) -> None:
         self.clock = ManualClock()
@@ -46,12 +46,12 @@ class RedisWorker:
         self.unverified += 1
 
     async def count(self, org_id: UUID) -> Tally:
-        """Count a request in the minute that does not pass."""
+        """Count a request in the present minute."""
         return await self.limiter.count(org_id, self.clock.now())
 
     async def depart(self, org_id: UUID) -> asyncio.Task[Tally]:
-        """Ask in a turn of the event loop of its own; return once that turn's questions are on their way, or wait."""
+        """Count in a separate turn of the event loop; return once the calls of that turn are sent, or queued."""
         asking = asyncio.create_task(self.count(org_id))
-        for _ in range(3):  # it asks, the link departs, the trip sends
+        for _ in range(3):  # the task asks, the link departs, the trip sends
             await asyncio.sleep(0)
         return asking

@@ -1,4 +1,4 @@
-"""A TCP relay between a client and a server of a test, which can stall, cut and heal the link."""
+"""A TCP relay between a client and a server, which can stall, cut and heal the link."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 16
 
 
 class Relay:
-    """Listens on a free port of the loopback interface and passes on, both ways, what it gets. For any thread."""
+    """Listens on a free loopback port and forwards data in both directions. Usable from any thread."""
 
     def __init__(self, target: tuple[str, int] | str) -> None:
         """Take host and port, or the path of a Unix socket."""
@@ -49,11 +49,11 @@ class Relay:
             relay._loop.close()
 
     def stall(self) -> None:
-        """Pass nothing on, in either direction; connections stay, new ones are taken and get no answer."""
+        """Forward nothing in either direction. Connections stay open, and new ones are accepted but get no response."""
         self._run(self._set(flows=False, refuses=False))
 
     def hold_answers(self) -> None:
-        """Pass on what the client says, and hold back what the server does."""
+        """Forward the client's data, and hold back the server's."""
         self._loop.call_soon_threadsafe(self._answers.clear)
 
     def cut(self) -> None:
@@ -61,7 +61,7 @@ class Relay:
         self._run(self._set(flows=True, refuses=True))
 
     def heal(self) -> None:
-        """Pass on again, also what has been held back."""
+        """Forward again, including the data that was held back."""
         self._run(self._set(flows=True, refuses=False))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -78,7 +78,7 @@ class Relay:
         server.close()
         await self._set(flows=True, refuses=True)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*tasks, return_exceptions=True)  # each ends with its connections
+        await asyncio.gather(*tasks, return_exceptions=True)  # each task ends with its connections
 
     async def _set(self, *, flows: bool, refuses: bool) -> None:
         self._refuses = refuses

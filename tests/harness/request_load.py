@@ -1,11 +1,11 @@
-"""Load that measures truly: requests at a fixed rate, timed from when they were due; or as fast as answers come.
+"""Load without coordinated omission: requests at a fixed rate, timed from when they were due; or in a closed loop.
 
-Raw HTTP/1.1 on keep-alive connections, one request at a time on each. At a fixed rate (an open loop) no request waits
-for another's answer: a server that stalls is charged with everything that was due meanwhile. The clock of it is the
-kernel's (timerfd), since an event loop's own timers are a millisecond coarse.
+Raw HTTP/1.1 on keep-alive connections, one request at a time on each. At a fixed rate (an open loop), requests do not
+wait for other responses: a stall of the server counts for every request that was due meanwhile. The kernel's timer
+(timerfd) sets the pace, because an event loop's timers have a resolution of a millisecond.
 
-A provider that says how long it spent on a request (``took N ns`` in its answer, as ``harness.fast_openai`` does) is
-taken at its word, request by request.
+If a provider reports the time that it spent on a request (``took N ns`` in its response, as ``harness.fast_openai``
+does), that time is used for this request.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MONOTONIC, _ABSOLUTE = 1, 1
 
 
 class Answer(NamedTuple):
-    """One answered request: monotonic nanoseconds, its status, what the provider spent on it, and Server-Timing."""
+    """One response: times in monotonic nanoseconds, its status, the provider's time, and Server-Timing."""
 
     due_ns: int
     sent_ns: int
@@ -47,13 +47,13 @@ class Answer(NamedTuple):
 
     @property
     def overhead_ns(self) -> int:
-        """What it took from the moment that it was due, but for the provider's part."""
+        """The time from the moment at which the request was due, without the provider's part."""
         return self.answered_ns - self.due_ns - self.provider_ns
 
 
 @dataclass(slots=True)
 class Load:
-    """What came of it: the answers, and how many requests failed (no answer, or another than 200)."""
+    """The results: the responses, and how many requests failed (no response, or a status other than 200)."""
 
     answers: list[Answer] = field(default_factory=list)
     failed: int = 0
@@ -65,16 +65,16 @@ class Load:
 def chat_request(
     base_url: str, model: str, headers: Mapping[str, str], *, content: str = "hi", stream: bool = False
 ) -> bytes:
-    """Return a chat completion's request, as bytes, to a base URL that ends with /v1 or the like.
+    """Return the bytes of a chat completion request to a base URL that ends with /v1 or the like.
 
-    Its JSON is written without spaces, as OpenAI's SDKs write it.
+    Its JSON has no spaces, as in OpenAI's SDKs.
     """
     asked = {"model": model, "stream": stream, "messages": [{"role": "user", "content": content}], "temperature": 0.2}
     return _post(base_url, "chat/completions", headers, asked)
 
 
 def responses_request(base_url: str, model: str, headers: Mapping[str, str], *, stream: bool = False) -> bytes:
-    """Return a request of the Responses API; see ``chat_request``."""
+    """Return the bytes of a Responses API request; see ``chat_request``."""
     asked = {"model": model, "stream": stream, "input": "hi", "instructions": "Answer in English.", "temperature": 0.2}
     return _post(base_url, "responses", headers, asked)
 
@@ -91,19 +91,19 @@ def _post(base_url: str, path: str, headers: Mapping[str, str], asked: Mapping[s
 def at_a_rate(
     base_url: str, requests: Sequence[bytes], *, a_second: float, seconds: float, warm_up_s: float = 0.5
 ) -> Load:
-    """Send so many requests a second, in turn, and return what came of those after the warm-up. Blocks."""
+    """Send requests at a rate, in turn, and return the results of those after the warm-up. Blocks."""
     return uvloop.run(_OpenLoop(base_url, requests, a_second).run(seconds, warm_up_s))
 
 
 def as_fast_as_answered(
     base_url: str, requests: Sequence[bytes], *, connections: int, seconds: float = 3600, most: int | None = None
 ) -> Load:
-    """Send the next request on a connection once it has the answer, in turn, so long or so many. Blocks."""
+    """Send the next request on a connection after each response, for some time or number of requests. Blocks."""
     return uvloop.run(_ClosedLoop(base_url, requests, connections).run(seconds, most))
 
 
 class _Connection(asyncio.Protocol):
-    """Sends a request and tells its loop of the answer, or that there will be none."""
+    """Sends a request and notifies its loop of the response or the failure."""
 
     def __init__(self, loop: _Loop) -> None:
         self._loop = loop
@@ -160,7 +160,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Loop:
-    """What both kinds of load share: connections, and what has come of the requests so far."""
+    """The common part of both kinds of load: connections, and the results so far."""
 
     def __init__(self, base_url: str, requests: Sequence[bytes]) -> None:
         parts = urlsplit(base_url)
@@ -332,7 +332,7 @@ class _OpenLoop(_Loop):
 
 
 def _periodic_timer(first_ns: int, every_ns: int) -> int:
-    """Return a descriptor that is readable at a moment of the monotonic clock, and then again and again."""
+    """Return a descriptor that becomes readable at a moment of the monotonic clock, and periodically afterwards."""
     libc = ctypes.CDLL(None, use_errno=True)
     timer = libc.timerfd_create(_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
     if timer < 0:

@@ -1,4 +1,4 @@
-"""Requests of the Responses API, parsed, and their responses, read."""
+"""Parse requests and read responses of the Responses API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def parsed(body: bytes, path: str = "responses") -> ResponsesRequest:
-    """Parse a request, whatever number of steps it takes."""
+    """Parse a request, in any number of steps."""
     steps = responses_request_steps(body, path)
     while True:
         try:
@@ -27,19 +27,19 @@ def parsed(body: bytes, path: str = "responses") -> ResponsesRequest:
 
 
 def request_of(**members: Any) -> ResponsesRequest:
-    """Parse a request with these members beside the model."""
+    """Parse a request with these members in addition to the model."""
     return parsed(json.dumps({"model": "gpt-5", **members}).encode())
 
 
 def forwarded(reader: ResponsesReader, chunks: Iterable[bytes], max_event_bytes: int = 1 << 22) -> bytes:
-    """Return what the reader forwards of a stream that arrives in these chunks."""
+    """Return the bytes that the reader forwards for a stream that arrives in these chunks."""
     splitter = EventSplitter(max_event_bytes)
     events = [event for chunk in chunks for event in splitter.feed(chunk)]
     return b"".join([reader.read_event(event) for event in [*events, *splitter.finish()]])
 
 
 def held_bytes(held: object, seen: set[int] | None = None) -> int:
-    """Return the number of characters and bytes that an object refers to."""
+    """Return the number of characters and bytes that an object references."""
     seen = set() if seen is None else seen
     if id(held) in seen:
         return 0

@@ -1,4 +1,4 @@
-"""A stack whose every link goes through a relay, and how long a revoked token is served when one of them fails."""
+"""A stack with a relay in every link, to measure how long a revoked token is served while a link fails."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ AFTER_S = 6.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``served_s`` is how long after the revocation's return a request was still sent that was served; 0 for never.
+    """``served_s`` is the time from the revocation's return to the sending of the last request that was served, or 0.
 
-    ``live`` is how often another token, that stayed live, got each status meanwhile.
+    ``live`` counts the statuses of another token that stayed live.
     """
 
     served_s: float
@@ -65,7 +65,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class RelayedStack:
-    """Auth and two proxy workers, with a relay in each link; operators reach the servers directly."""
+    """Auth and two proxy workers, with a relay in each link. Operators connect directly to the servers."""
 
     production: Production
     relays: dict[str, Relay]
@@ -91,7 +91,7 @@ class RelayedStack:
     ) -> Iterator[RelayedStack]:
         """Start everything, with a first installation, and stop it afterwards; ``environ`` is for all processes.
 
-        With an ``IBEX_REDIS_URL`` of its own, of Sentinels or a Cluster, no relay is between them and the processes.
+        If ``environ`` has an ``IBEX_REDIS_URL`` of Sentinels or a Cluster, no relay is in these links.
         """
         production = Production.over(postgres, clickhouse, redis.url, folder, **environ)
         installation = asyncio.run(_administer(Settings.load(production.environ), _bootstrap))
@@ -100,7 +100,7 @@ class RelayedStack:
 
     @contextmanager
     def beside(self, redis: RedisServer, folder: Path) -> Iterator[RelayedStack]:
-        """Start a second region: auth and a proxy with a Redis of their own on this stack's PostgreSQL."""
+        """Start a second region: auth and a proxy with their own Redis, on this stack's PostgreSQL."""
         environ = {**self.production.environ, "IBEX_REDIS_URL": redis.url, "IBEX_JOURNAL_DIR": str(folder / "journal")}
         with self._started(Production(environ, folder), self.database, redis, self.installation, None) as stack:
             yield stack
@@ -143,7 +143,7 @@ class RelayedStack:
         *,
         by: Revoker = "auth",
     ) -> Outcome:
-        """Under load of two tokens, break something, revoke one of them, and see; mend it afterwards."""
+        """Under load of two tokens, inject a fault, revoke one token, record the responses, and remove the fault."""
         doomed, live = self.new_token(), self.new_token()
         with (
             Load(self.address, doomed.reveal, self.clients, a_second=self.a_second).running() as load,
@@ -160,7 +160,7 @@ class RelayedStack:
                 self.revoke(doomed, by)
                 revoked = time.monotonic()
                 while time.monotonic() < max(revoked + AFTER_S, load.last(200) + AFTER_S / 2):
-                    time.sleep(0.05)  # nothing tells that something will not come
+                    time.sleep(0.05)  # nothing signals the absence of an event
                     if time.monotonic() > revoked + 2 * AFTER_S:
                         break
             finally:
@@ -171,7 +171,7 @@ class RelayedStack:
         return Outcome(max(0.0, load.last(200) - revoked), dict(other.statuses(broken)), dict(load.statuses(revoked)))
 
     def new_token(self) -> PersonalAccessToken:
-        """Make a token that is bound to the first agent."""
+        """Create a token that is bound to the first agent."""
         org_id, agent_id = self.installation.organization.id, self.installation.agent.id
 
         async def create(use_cases: Administration) -> PersonalAccessToken:
@@ -180,7 +180,7 @@ class RelayedStack:
         return asyncio.run(_administer(Settings.load(self.production.environ), create))
 
     def revoke(self, token: PersonalAccessToken, by: Revoker) -> None:
-        """Revoke a token; return when that is committed and the call has returned."""
+        """Revoke a token, and return once the revocation is committed."""
         org_id = self.installation.organization.id
         if by == "auth":
             self._revoke_at_auth(org_id, token.token_id)
@@ -210,7 +210,7 @@ class RelayedStack:
         os.kill(min(self.production.workers()), signal.SIGSTOP)
 
     def thaw_worker(self) -> None:
-        """Let it continue."""
+        """Resume the worker."""
         os.kill(min(self.production.workers()), signal.SIGCONT)
 
     def flush_redis(self) -> None:
@@ -222,13 +222,13 @@ class RelayedStack:
         self.auth.process.send_signal(signal.SIGSTOP)
 
     def thaw_auth(self) -> None:
-        """Let it go on."""
+        """Resume auth."""
         self.auth.process.send_signal(signal.SIGCONT)
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The servers of a benchmark, migrated, and a folder for the processes that use them."""
+    """The migrated servers of a benchmark, and a folder for the processes that use them."""
 
     postgres: PostgresDatabase
     clickhouse: ClickHouseDatabase
@@ -238,7 +238,7 @@ class Servers:
     @classmethod
     @contextmanager
     def running(cls) -> Iterator[Servers]:
-        """Start them, and stop them afterwards."""
+        """Start the servers, and stop them afterwards."""
         folder = Path(tempfile.mkdtemp(prefix="ibex-bench-"))
         program = redis_server_program()
         if program is None:
@@ -261,7 +261,7 @@ class Servers:
 
 @contextmanager
 def relayed_stack(**environ: str) -> Iterator[RelayedStack]:
-    """Start such a stack with servers of its own, for a benchmark; ``environ`` is for all of its processes."""
+    """Start such a stack with its own servers, for a benchmark; ``environ`` is for all of its processes."""
     with (
         Servers.running() as own,
         RelayedStack.running(own.postgres, own.clickhouse, own.redis, own.folder, **environ) as stack,

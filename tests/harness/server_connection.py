@@ -1,4 +1,4 @@
-"""One connection of the HTTP server without a socket: what comes is fed by hand, what is written is remembered."""
+"""One connection of the HTTP server without a socket: the test feeds the input, and the output is recorded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class RecordingTransport(asyncio.Transport):
-    """A transport that goes nowhere."""
+    """A transport that records its calls and sends nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,45 +31,45 @@ class RecordingTransport(asyncio.Transport):
         self.unsent = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Remember what was written."""
+        """Record written data."""
         self.written += bytes(data)
         self.writings.append(bytes(data))
 
     def writelines(self, list_of_data: Any) -> None:
-        """Remember what was written at once."""
+        """Record data that was written in one call."""
         self.write(b"".join(list_of_data))
 
     def write_eof(self) -> None:
-        """Remember that nothing more is written."""
+        """Record the end of the output."""
         self.half_closed = True
 
     def get_write_buffer_size(self) -> int:
-        """Return what the test says."""
+        """Return the size that the test sets."""
         return self.unsent
 
     def is_closing(self) -> bool:
-        """Tell whether it was cut."""
+        """Return whether the transport was closed or aborted."""
         return self.aborted
 
     def abort(self) -> None:
-        """Be cut."""
+        """Record the abort."""
         self.aborted = True
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Know nothing."""
+        """Return no information."""
         del name
         return default
 
     def pause_reading(self) -> None:
-        """Remember it; what a test feeds arrives regardless."""
+        """Record the call. Data that a test feeds arrives regardless."""
         self.is_read = False
 
     def resume_reading(self) -> None:
-        """Remember it."""
+        """Record the call."""
         self.is_read = True
 
     def close(self) -> None:
-        """Be closed."""
+        """Record the close."""
         self.aborted = True
 
 
@@ -85,7 +85,7 @@ class Connection:
         reads: bool = True,
         server: type[LimitedHttpProtocol] = LimitedHttpProtocol,
     ) -> None:
-        """Take the body of each answer, None for one without a length, and in how many parts it is sent."""
+        """Take the body of each response, None for one without a length, and the number of its parts."""
         self._reads = reads
         self._body = body
         self._parts = parts
@@ -134,12 +134,12 @@ class Connection:
         return self.transport.aborted or self.transport.half_closed
 
     async def settle(self) -> None:
-        """Let what runs go on until it waits for something."""
+        """Run the event loop until every task waits."""
         for _ in range(20):
             await asyncio.sleep(0)
 
     async def finish(self) -> bytes:
-        """Let it answer and return all that was written."""
+        """Let the application answer, and return all that was written."""
         self.may_answer.set()
         if self.transport.aborted:
             self.protocol.connection_lost(None)

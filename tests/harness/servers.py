@@ -22,10 +22,9 @@ _GIVEN: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on.
+    """Return a port on which nothing listens.
 
-    None of those that the system gives to clients and to who asks for any port: it stays free until a server that is
-    started, or started again, takes it.
+    It is outside the range of ephemeral ports, so that it stays free until a server takes it, even after a restart.
     """
     first_given = int(_GIVEN.read_text().split()[0]) if _GIVEN.exists() else 32_768
     while True:
@@ -57,20 +56,20 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
-        time.sleep(0.05)  # nothing tells when a foreign program listens
+        time.sleep(0.05)  # a foreign program sends no notification when it listens
     raise RuntimeError("a server did not start")
 
 
 @contextmanager
 def fast_provider(*options: str) -> Iterator[str]:
-    """Run ``harness.fast_openai`` with these options; give its base URL."""
+    """Run ``harness.fast_openai`` with these options; yield its base URL."""
     with fast_provider_process(*options) as (base_url, _):
         yield base_url
 
 
 @contextmanager
 def fast_provider_process(*options: str) -> Iterator[tuple[str, int]]:
-    """Do the same, and give its process id as well."""
+    """Run ``harness.fast_openai`` with these options; yield its base URL and process id."""
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "harness.fast_openai", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
@@ -78,4 +77,4 @@ def fast_provider_process(*options: str) -> Iterator[tuple[str, int]]:
             said = process.stdout.readline() if process.stdout else ""
             yield said.strip().removeprefix("listening on "), process.pid
         finally:
-            process.terminate()  # which it passes on to its children
+            process.terminate()  # it forwards SIGTERM to its child processes

@@ -1,4 +1,4 @@
-"""Cases that mostly wait, each of which needs a stack to itself: a few stacks take one case after the other."""
+"""Run slow cases that each need a stack to themselves: a few stacks take one case after the other."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Stack = TypeVar("Stack")
 def side_by_side(
     stack_of: Callable[[int], AbstractContextManager[Stack]], stacks: int, cases: Mapping[str, Callable[[Stack], Any]]
 ) -> Iterator[Mapping[str, Future[Any]]]:
-    """Start so many stacks, which ``stack_of`` makes by number, and all cases; give what comes of each, by its name.
+    """Start stacks, which ``stack_of`` creates by number, and run all cases; yield the outcome of each, by its name.
 
-    A case that raises fails alone. With a stack that does not start the cases fail that are not begun. What ends badly
-    is raised at the end.
+    A case that raises fails alone. If a stack does not start, the cases that have not begun fail. An exception while a
+    stack stops is raised at the end.
     """
     outcomes: dict[str, Future[Any]] = {name: Future() for name in cases}
     waiting: SimpleQueue[str] = SimpleQueue()

@@ -18,7 +18,7 @@ _START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 class _Jump(selectors.SelectSelector):
-    """Hears of nothing from outside: what the loop would wait for is the next timer."""
+    """A selector that reports no events, and advances the time to the loop's next timer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class _Jump(selectors.SelectSelector):
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """A loop in which minutes take milliseconds and every run is like the other. Threads do their work at once."""
+    """A loop in which minutes take milliseconds and every run is the same. Calls in executors run at once."""
 
     def __init__(self) -> None:
         self._jump = _Jump()
@@ -44,7 +44,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         return self._jump.now
 
     def stand_still(self, seconds: float) -> None:
-        """Let time go by as if a callback took so long."""
+        """Advance the time, as if a callback blocked the loop."""
         self._jump.now += seconds
 
     def run_in_executor(  # type: ignore[override]  # its stub is of two minds about what it returns
@@ -60,13 +60,13 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
 
 def run_simulated(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in simulated time, from second 0 on."""
+    """Run a coroutine in simulated time, from second 0."""
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
         return runner.run(main)
 
 
 def in_simulated_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Run a test in a loop whose time jumps."""
+    """Run a test in a simulated loop."""
 
     @wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -1,4 +1,4 @@
-"""A file system that is soon full, where mounting is permitted."""
+"""A small file system that fills quickly, if mounting is permitted."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SmallDisk:
-    """Where it is mounted."""
+    """A mounted file system of limited size."""
 
     path: Path
 
     def fill(self) -> None:
-        """Leave no byte free."""
+        """Fill the file system to the last byte."""
         with (self.path / "filling").open("ab", buffering=0) as filling:
             for size in (65_536, 4_096, 1):
                 try:
@@ -32,13 +32,13 @@ class SmallDisk:
                     continue
 
     def make_room(self) -> None:
-        """Give back what ``fill`` took."""
+        """Free the space that ``fill`` used."""
         (self.path / "filling").unlink()
 
 
 @contextmanager
 def mounted(path: Path, size_bytes: int) -> Iterator[SmallDisk | None]:
-    """Mount one on a new folder, and unmount it afterwards; give None where that is not permitted."""
+    """Mount a file system on a new folder, and unmount it afterwards; yield None if that is not permitted."""
     path.mkdir()
     mount, unmount = shutil.which("mount"), shutil.which("umount")
     options = ["-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(path)]
@@ -57,7 +57,7 @@ def mounted(path: Path, size_bytes: int) -> Iterator[SmallDisk | None]:
 
 @contextmanager
 def small_disk(path: Path, size_bytes: int) -> Iterator[SmallDisk]:
-    """The same, and skip the test where it is not permitted."""
+    """Mount a file system as ``mounted`` does, and skip the test if that is not permitted."""
     with mounted(path, size_bytes) as disk:
         if disk is None:
             pytest.skip("no file system can be mounted here")

@@ -1,4 +1,4 @@
-"""A production stack of its own on loopback: PostgreSQL, Redis, a ClickHouse engine, auth, and a proxy's workers."""
+"""A production stack on loopback: PostgreSQL, Redis, a ClickHouse engine, auth, and a proxy's workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Stack:
-    """What runs, and a token that is bound to an agent with a directive."""
+    """The running processes, and a token that is bound to an agent with a directive."""
 
     production: Production
     postgres: PostgresDatabase
@@ -36,7 +36,7 @@ class Stack:
     token: str
 
     def worker_pids(self) -> list[int]:
-        """Return the proxy's processes that serve."""
+        """Return the pids of the proxy's workers."""
         proxy = self.production.processes[-1].process.pid
         children = Path(f"/proc/{proxy}/task/{proxy}/children").read_text().split()
         return [int(child) for child in children] or [proxy]
@@ -54,10 +54,10 @@ def production_stack(upstream: str, workers: int, **environ: str) -> Iterator[St
 def stack_without_proxy(
     upstream: str, *, python: str = sys.executable, source: str | None = None, **environ: str
 ) -> Iterator[Stack]:
-    """Start all but the proxy, which may be started and stopped again and again; its address is empty.
+    """Start everything but the proxy, which can be started repeatedly; its address is empty.
 
-    ``python`` is the interpreter that auth and the proxies run with. ``source`` is the folder of another IBEX that
-    migrates the databases and then runs on them, such as the ``src`` of another commit.
+    ``python`` is the interpreter of auth and the proxies. ``source`` is the folder of another IBEX, such as the ``src``
+    of another commit, which migrates the databases and runs on them.
     """
     program = redis_server_program()
     if program is None:

@@ -1,6 +1,7 @@
-"""Many streams at once, each event timed from its writing to its receipt.
+"""Many concurrent streams, each event timed from its writing to its receipt.
 
-Events hold the monotonic time of their writing, as those of ``harness.fast_openai`` do: clocks of one machine agree.
+An event contains the monotonic time of its writing, as in ``harness.fast_openai``; all processes of a machine share
+this clock.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Delays:
 
 
 class _Stream(asyncio.Protocol):
-    """One request for a stream, whose events it times as they come."""
+    """One request for a stream, which times the events as they arrive."""
 
     def __init__(self, request: bytes, delays: Delays, done: Callable[[], None]) -> None:
         self._request = request
@@ -64,10 +65,10 @@ class _Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self._end()  # a stream that broke off is none that is whole
+        self._end()  # an interrupted stream is not complete
 
     def leave(self) -> None:
-        """Close the connection, whatever may still come."""
+        """Close the connection, even if more events follow."""
         self._over = True
         self._transport.abort()
 
@@ -79,9 +80,9 @@ class _Stream(asyncio.Protocol):
 
 
 def run_streams(base_url: str, request: bytes, count: int, *, most_s: float = 60.0) -> Delays:
-    """Ask for so many streams at once and return how their events came. Blocks.
+    """Request streams concurrently and return the delays of their events. Blocks.
 
-    After ``most_s`` seconds it leaves those that still run: they are not whole.
+    After ``most_s`` seconds it leaves the streams that still run; they count as incomplete.
     """
     return uvloop.run(_run_streams(base_url, request, count, most_s))
 
@@ -107,7 +108,7 @@ async def _run_streams(base_url: str, request: bytes, count: int, most_s: float)
                 create = loop.create_connection
                 address = parts.hostname or "", parts.port or 0
                 streams.append((await create(lambda: _Stream(request, delays, done), *address))[1])
-                if number % _AT_ONCE == _AT_ONCE - 1:  # they begin within a second or so, as conversations do
+                if number % _AT_ONCE == _AT_ONCE - 1:  # the streams begin within about a second, as conversations do
                     await asyncio.sleep(0.02)
             await finished.wait()
     except TimeoutError:

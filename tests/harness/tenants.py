@@ -1,4 +1,4 @@
-"""Organizations, users, agents, tokens and directive texts to test with."""
+"""Organizations, users, agents, tokens and directive texts for tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _moments = count()
 
 
 def later() -> datetime:
-    """Return a time after every one that was returned before."""
+    """Return a time later than every one returned before."""
     return MIDNIGHT + timedelta(microseconds=next(_moments))
 
 
@@ -50,7 +50,7 @@ def new_token(
     agent_id: UUID | None = None,
     expires_at: datetime | None = None,
 ) -> StoredToken:
-    """Return a token as it is stored."""
+    """Return a token in its stored form."""
     return StoredToken(
         id=uuid4(),
         org_id=org_id,
@@ -67,7 +67,7 @@ def new_token(
 
 
 def new_draft(text: str | None = None) -> DirectiveDraft:
-    """Return a directive's version before it has a number, by default with a text that no other one has."""
+    """Return a directive version without a number, by default with a unique text."""
     text = f"Be brief. {uuid4()}" if text is None else text
     return DirectiveDraft(uuid4(), text, text_hash(text), "someone@example.com", later())
 

@@ -1,4 +1,4 @@
-"""A TLS front before a server of a test that speaks none itself."""
+"""A TLS proxy in front of a server without TLS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 16
 
 @asynccontextmanager
 async def tls_front(authority: trustme.CA, port: int) -> AsyncIterator[int]:
-    """Listen with a certificate of ``authority`` on the port that is given, and pass on to ``port`` in the clear."""
+    """Listen on the given port with a certificate of ``authority``, and forward to ``port`` without TLS."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(HOST).configure_cert(context)
     serving: set[asyncio.Task[None]] = set()

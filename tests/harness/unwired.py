@@ -1,4 +1,4 @@
-"""A connection to a provider with nobody at its other end: fed by hand, its owner taking in_flight."""
+"""A connection to a provider without a peer: a test feeds its input and acts as its owner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ibex.adapters.http_client.connection import READ_BYTES, Http1Connection
 
 
 class FakeTransport(asyncio.Transport):
-    """Records what is written; nothing is on its other end."""
+    """A transport without a peer, which records what is written."""
 
     def __init__(self) -> None:
         self.options: dict[int, int] = {}
@@ -20,41 +20,41 @@ class FakeTransport(asyncio.Transport):
         self.unsent = 0
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
-        """Stand for the socket as well."""
+        """Record a socket option: the transport is its own socket."""
         del level
         self.options[option] = value
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes."""
+        """Record written data."""
         self.written += bytes(data)
 
     def writelines(self, list_of_data: Any) -> None:
-        """Take several."""
+        """Record several pieces of written data."""
         self.write(b"".join(list_of_data))
 
     def get_write_buffer_size(self) -> int:
-        """Say what is still to be sent."""
+        """Return the size that the test sets."""
         return self.unsent
 
     def is_closing(self) -> bool:
-        """Say whether it was aborted."""
+        """Return whether the transport was aborted."""
         return self.aborted
 
     def abort(self) -> None:
-        """Drop everything."""
+        """Record the abort."""
         self.aborted = True
 
     def pause_reading(self) -> None:
-        """Stop reading."""
+        """Record that reading is paused."""
         self.reading = False
 
     def resume_reading(self) -> None:
-        """Go on reading."""
+        """Record that reading is resumed."""
         self.reading = True
 
 
 class Unwired:
-    """A connection with nobody at its other end, and its owner."""
+    """A connection without a peer, and its owner."""
 
     def __init__(self) -> None:
         self.made: list[Http1Connection] = []
@@ -65,22 +65,22 @@ class Unwired:
         self.connection.connection_made(self.transport)
 
     def connected(self, connection: Http1Connection) -> None:
-        """Take note."""
+        """Record the connection."""
         self.made.append(connection)
 
     def released(self, connection: Http1Connection) -> None:
-        """Keep it if it is open, as the pool does."""
+        """Keep the connection if it is open, as the pool does."""
         if connection.is_open:
             self.kept.append(connection)
         else:
             connection.close()
 
     def lost(self, connection: Http1Connection) -> None:
-        """Take note."""
+        """Record the loss."""
         self.gone.append(connection)
 
     def feed(self, data: bytes) -> None:
-        """Let bytes come, in reads as large as the buffer."""
+        """Feed bytes to the connection, in reads of at most the buffer's size."""
         for start in range(0, len(data), READ_BYTES):
             piece = data[start : start + READ_BYTES]
             self.connection.get_buffer(-1)[: len(piece)] = piece

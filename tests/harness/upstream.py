@@ -1,4 +1,4 @@
-"""An httpx transport without sockets: scripted answers, and a record of what was asked, read, closed and given up."""
+"""An httpx transport without sockets: scripted responses, and a record of requests, reads, closes and cancellations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Hush(Enum):
-    """Nothing comes any more."""
+    """A response that never arrives."""
 
     HUSH = "hush"
 
@@ -29,7 +29,7 @@ Chunk: TypeAlias = bytes | Exception | Hush
 
 @dataclass(slots=True)
 class FakeBody(httpx.AsyncByteStream):
-    """A body that comes chunk by chunk; an exception among them is raised."""
+    """A body that arrives chunk by chunk; an exception among the chunks is raised."""
 
     chunks: Sequence[Chunk]
     given: int = 0
@@ -38,7 +38,7 @@ class FakeBody(httpx.AsyncByteStream):
     on_read: Callable[[], None] | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Give out the chunks."""
+        """Yield the chunks."""
         for chunk in self.chunks:
             if self.on_read is not None:
                 self.on_read()
@@ -53,24 +53,24 @@ class FakeBody(httpx.AsyncByteStream):
         self.ended = True
 
     async def aclose(self) -> None:
-        """Close it, at once and as often as it is asked for: what a transport promises here."""
+        """Close the body immediately; it may be closed repeatedly, as httpx promises."""
         self.closed = True
 
 
 @dataclass(slots=True)
 class FakeNetworkStream:
-    """The connection under an answer."""
+    """The connection that carries a response."""
 
     closed: int = 0
 
     async def aclose(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self.closed += 1
 
 
 @dataclass(slots=True)
 class FakeResponse:
-    """An answer to come: status, headers, chunks of its body."""
+    """A scripted response: status, headers, chunks of its body."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -78,13 +78,13 @@ class FakeResponse:
 
 
 def buffered(text: str = "Hi", **headers: str) -> FakeResponse:
-    """Return a good buffered answer, in two chunks."""
+    """Return a valid buffered response, in two chunks."""
     body = completion_body(text)
     return FakeResponse(200, _named({"content_type": "application/json"} | headers), (body[:20], body[20:]))
 
 
 def streamed(*chunks: Chunk, **headers: str) -> FakeResponse:
-    """Return a good streamed answer."""
+    """Return a valid streamed response."""
     return FakeResponse(200, _named({"content_type": "text/event-stream"} | headers), chunks)
 
 
@@ -101,7 +101,7 @@ def _named(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class FakeTransport(httpx.AsyncBaseTransport):
-    """Gives the answers in their order; an exception among them is raised, after ``HUSH`` nothing comes."""
+    """Returns the responses in order. An exception among them is raised; after ``HUSH`` nothing arrives."""
 
     def __init__(self, *answers: FakeResponse | Exception | Hush) -> None:
         self.answers = deque(answers)
@@ -112,7 +112,7 @@ class FakeTransport(httpx.AsyncBaseTransport):
         self.closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Give the next answer."""
+        """Return the next response."""
         self.requests.append(request)
         answer = self.answers.popleft()
         try:
@@ -135,10 +135,10 @@ class FakeTransport(httpx.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
-        """Close it."""
+        """Close the transport."""
         self.closed = True
 
     @property
     def all_closed(self) -> bool:
-        """Whether every answer's body was closed."""
+        """Whether every response body was closed."""
         return all(body.closed for body in self.bodies)

@@ -1,6 +1,6 @@
-"""A connection of its own to each worker of a proxy, kept: what is asked there is answered by that worker.
+"""One persistent connection to each worker of a proxy, so that a test can choose the worker that answers.
 
-A trace names the process that made it; that is how it is known which connection leads where.
+A trace names the process that made it, which shows the worker of each connection.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BODY = {"model": "gpt-instant", "messages": [{"role": "user", "content": "Hi"}]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one request: the version of the directive in it, None for no directive; monotonic seconds."""
+    """One response: the version of its directive, None for no directive; times in monotonic seconds."""
 
     status: int
     version: int | None
@@ -43,13 +43,13 @@ class Answer:
 
 @dataclass(slots=True)
 class WorkerConnection:
-    """One connection; ``asked`` are the ids of the requests that were sent on it."""
+    """One connection; ``asked`` holds the ids of the requests that were sent on it."""
 
     client: httpx.Client
     asked: list[UUID] = field(default_factory=list)
 
     def ask(self, **headers: str) -> Answer:
-        """Send one chat request, with these headers as well, and return its answer."""
+        """Send one chat request, with these additional headers, and return its response."""
         self.asked.append(uuid4())
         own = {"X-Request-ID": str(self.asked[-1]), **headers}
         sent = time.monotonic()
@@ -63,7 +63,7 @@ class WorkerConnection:
 def connection_to_each_worker(
     address: str, token: str, clickhouse: ClickHouseDatabase, workers: int
 ) -> Iterator[list[WorkerConnection]]:
-    """Connect until each of so many workers has taken a connection; all are closed afterwards."""
+    """Connect until each worker has accepted a connection; all are closed afterwards."""
     found: dict[UUID, WorkerConnection] = {}
     deadline = time.monotonic() + WAIT_S
     with ExitStack() as stack:
@@ -79,7 +79,7 @@ def connection_to_each_worker(
 
 
 def emitters_of(clickhouse: ClickHouseDatabase, request_ids: Sequence[UUID]) -> set[UUID]:
-    """Wait until all of these requests have a trace, and return which processes made them."""
+    """Wait until all of these requests have a trace, and return their emitters."""
     deadline = time.monotonic() + WAIT_S
     client = clickhouse.client()
     try:
@@ -91,7 +91,7 @@ def emitters_of(clickhouse: ClickHouseDatabase, request_ids: Sequence[UUID]) -> 
             if len(found) == len(request_ids):
                 return {row[0] for row in found}
             assert time.monotonic() < deadline, f"{len(found)} of {len(request_ids)} traces"
-            time.sleep(POLL_S)  # what is stored tells nobody
+            time.sleep(POLL_S)  # the database sends no notification
     finally:
         disconnect(client)
 

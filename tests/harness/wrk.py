@@ -1,4 +1,4 @@
-"""Running wrk, and reading what it says."""
+"""Run wrk and parse its output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PERCENTILES: Final = (0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.8,
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A run: requests a second, latencies in milliseconds by percentile, all requests, and those that failed.
+    """A run: requests per second, latencies in milliseconds by percentile, and numbers of all and of failed requests.
 
     ``cpu_s`` is the processor time of the generator itself.
     """
@@ -48,7 +48,7 @@ class Measured:
 
 
 def require_wrk() -> None:
-    """Exit with a message if there is no wrk."""
+    """Exit with a message if wrk is not installed."""
     if shutil.which("wrk") is None:
         sys.exit("this benchmark needs wrk (Debian: apt-get install wrk): nothing in Python generates load fast enough")
 

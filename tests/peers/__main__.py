@@ -1,8 +1,9 @@
-"""`make peers`: servers that speak OpenAI's API, direct and behind IBEX, by the OpenAI SDK; a table scene x peer.
+"""`make peers`: servers that implement OpenAI's API, called directly and through IBEX with the OpenAI SDK, as a table.
 
-`ok`: the same came out both ways. `400`: refused both ways; `401>503`: IBEX says the latter for the former, as it
-should. `peer>503`: a stream that is not labelled as one. `peer`: the SDK cannot read what comes direct. `-`: not to
-be had there. `IBEX`: the difference is IBEX's, and the exit code 1. ARGS names some of the peers; -v tells what came.
+Its cells: `ok`: both calls had the same result. `400`: both were refused with this status. `401>503`: IBEX correctly
+returns the second status for the first. `peer>503`: a stream without the content type of one. `peer`: the SDK cannot
+read the direct response. `-`: not supported by the peer. `IBEX`: a difference that IBEX causes, with exit code 1. ARGS
+selects some of the peers; -v prints the results.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def _say(line: str) -> None:
 
 
 def _outcome(ask: Callable[[], object]) -> Outcome:
-    """Return what came out, and the status if that is an error's."""
+    """Return the result, and the status if it is an error."""
     try:
         return ask(), None
     except openai.APIStatusError as error:
@@ -63,7 +64,7 @@ def _verdict(direct: Outcome, through: Outcome, *, unlabelled: bool) -> str:
 
 
 class Stage:
-    """A peer with IBEX before it, for an agent without a directive: requests go through as they are."""
+    """A peer behind IBEX, for an agent without a directive, so that requests are forwarded unchanged."""
 
     def __init__(self, peer: Peer, base_url: str, folder: Path, key: str = KEY) -> None:
         models = {peer.model, peer.tools, peer.slow, peer.limited, UNKNOWN_MODEL} - {None}
@@ -76,7 +77,7 @@ class Stage:
         self._through = openai.OpenAI(base_url=f"{self.dev.address}/v1", api_key=token, max_retries=0)
 
     def compared(self, name: str, scene: Scene) -> tuple[str, object]:
-        """Return the cell of a scene, and what came out both ways."""
+        """Return the cell of a scene, and the results of both calls."""
         of_its_own = {"tools": self._peer.tools, "unknown model": UNKNOWN_MODEL, "rate limited": self._peer.limited}
         model = of_its_own.get(name.partition(",")[0]) or self._peer.model
         if name == "rate limited" and not self._peer.limited:
@@ -88,7 +89,7 @@ class Stage:
         )
 
     def recorded(self, name: str, scene: Scene, model: str) -> tuple[str, object]:
-        """Return as a cell what is on record of a turn: its tokens, which its client did not ask for, and its end."""
+        """Return a cell for the record of a turn: its tokens, which the client did not request, and its end."""
         client = self._through.with_options(default_headers={"X-IBEX-Session-ID": name})
         refused = _outcome(lambda: scene(client, model))[1]
         turn = self._turn(name)
@@ -98,7 +99,7 @@ class Stage:
 
     def _turn(self, session: str) -> dict[str, object]:
         deadline = time.monotonic() + RECORD_TIMEOUT_S
-        while time.monotonic() < deadline:  # delivery takes its 200 ms; each look connects anew
+        while time.monotonic() < deadline:  # delivery takes 200 ms, and each query opens a connection
             done = self.dev.ibex("sessions", "show", session, "--json")
             if done.returncode == 0:
                 return dict(json.loads(done.stdout)["turns"][0])
@@ -106,7 +107,7 @@ class Stage:
 
 
 def _play(peer: Peer) -> Column:
-    """Return the column of a peer: for each scene its cell, and what came out."""
+    """Return the column of a peer: the cell and the results of each scene."""
     with ExitStack() as stack:
         headers = {}
         if peer.behind:
@@ -128,7 +129,7 @@ def _play(peer: Peer) -> Column:
 
 
 def main(arguments: list[str]) -> int:
-    """Run all scenes with the peers that are named, or with all; return the exit code."""
+    """Run all scenes with the named peers, by default with all; return the exit code."""
     names = [name for name in arguments if name != "-v"] or list(PEERS)
     table: dict[str, Column] = {}
     for name in names:

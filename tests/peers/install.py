@@ -1,4 +1,4 @@
-"""`python -m peers.install litellm portkey`: install peers of peers.toml by their names, for who starts them later."""
+"""`python -m peers.install litellm portkey`: install peers of peers.toml by name, without starting them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from peers.peers import PEERS
 
 
 def main(names: list[str]) -> None:
-    """Install them, and say what is there."""
+    """Install the peers and print the result."""
     for name in names:
         PEERS[name].install()
         sys.stdout.write(f"{PEERS[name].package} is installed\n")

@@ -1,4 +1,4 @@
-"""The servers of peers.toml: how each is installed into an environment of its own, and started."""
+"""The servers of peers.toml: install each into its own environment, and start it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STOP_TIMEOUT_S = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """A server; peers.toml says what its members mean."""
+    """A server; peers.toml documents its members."""
 
     name: str
     package: str
@@ -45,7 +45,7 @@ class Peer:
     unlabelled: bool = False
 
     def install(self) -> None:
-        """Make its environment, once for each version."""
+        """Create the environment of the peer, once for each version."""
         home = ENVIRONMENT / self.name
         stamp, wanted = home / "installed", f"{self.package} {dict(self.overrides)}"
         if stamp.exists() and stamp.read_text() == wanted:
@@ -63,18 +63,18 @@ class Peer:
 
     @property
     def is_installed(self) -> bool:
-        """Whether its environment has been made, for this version or another."""
+        """Whether an environment of the peer exists, for any version."""
         return (ENVIRONMENT / self.name / "installed").exists()
 
     @contextlib.contextmanager
     def running(self, headers: Mapping[str, str]) -> Iterator[str]:
-        """Run it on a free port; yield its base URL. ``headers`` are added to what a node server receives."""
+        """Run the peer on a free port; yield its base URL. ``headers`` are added to the requests of a node server."""
         with self.process(headers) as (base_url, _):
             yield base_url
 
     @contextlib.contextmanager
     def process(self, headers: Mapping[str, str]) -> Iterator[tuple[str, int]]:
-        """Do the same; yield its process id as well, which is its process group's."""
+        """Run the peer as ``running`` does; yield its process id as well, which is also its process group's."""
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = int(server.getsockname()[1])
         home = ENVIRONMENT / self.name
@@ -107,14 +107,14 @@ def _listens(port: int, process: subprocess.Popen[bytes]) -> bool:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
-            time.sleep(0.1)  # nothing tells when a foreign program listens
+            time.sleep(0.1)  # a foreign program sends no notification when it listens
         else:
             return True
     return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop its group: some start another program for the work."""
+    """Stop the process group, since some peers start another program for the work."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 15)
     try:

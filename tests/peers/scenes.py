@@ -1,4 +1,4 @@
-"""What is asked of each peer, once directly and once through IBEX: each scene returns what came out, to be compared."""
+"""The calls to each peer, directly and through IBEX. Each scene returns a result, which is then compared."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _buffered_async(client: openai.OpenAI, model: str) -> object:
 
 
 def streamed(client: openai.OpenAI, model: str, **more: Any) -> object:
-    """A stream, as the SDK reads it: its number of chunks, and all texts, calls, finish reasons and usage in them."""
+    """A stream, as the SDK reads it: the number of chunks, and all texts, calls, finish reasons and usage."""
     said: list[object] = []
     chunks = 0
     with client.chat.completions.create(model=model, messages=_MESSAGES, stream=True, **more) as stream:
@@ -60,7 +60,7 @@ def streamed(client: openai.OpenAI, model: str, **more: Any) -> object:
 
 
 def leave(client: openai.OpenAI, model: str) -> object:
-    """Read the first chunk of a stream and go."""
+    """Read the first chunk of a stream and disconnect."""
     with client.chat.completions.create(model=model, messages=_MESSAGES, stream=True) as stream:
         return next(iter(stream))
 
@@ -87,7 +87,7 @@ SCENES: Final[Mapping[str, Scene]] = {
     "bytes, buffered": _bytes_buffered,
     "bytes, streamed": _bytes_streamed,
     "bytes, streamed with usage": partial(_bytes_streamed, **_WITH_USAGE),
-    "bad parameter": partial(buffered, extra_body={"logprobs": "hot"}),  # IBEX leaves it to the provider to judge
+    "bad parameter": partial(buffered, extra_body={"logprobs": "hot"}),  # IBEX leaves this check to the provider
     "unknown model": buffered,
     "rate limited": buffered,
 }

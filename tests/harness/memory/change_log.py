@@ -1,4 +1,4 @@
-"""The log of changes in a list."""
+"""A change log in a list."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class InMemoryChangeLog:
-    """A ``ChangeLog`` of this process. Tests set ``reachable``, and take it through what happens to a database."""
+    """A ``ChangeLog`` of this process. Tests set ``reachable``, and simulate crashes, fail-overs and pruning."""
 
     def __init__(self) -> None:
         self._changes: list[Change] = []
@@ -22,11 +22,11 @@ class InMemoryChangeLog:
         self.reachable = True
 
     def append(self, org_id: UUID, kind: Kind, live_token: UUID | None = None) -> None:
-        """Append a change, in the moment of its commit."""
+        """Append a change at the time of its commit."""
         self._changes.append(Change(org_id, kind, live_token))
 
     def begin_incarnation(self) -> None:
-        """Recover from a crash, or be promoted: no position of before can be resumed from."""
+        """Simulate a crash or a promotion: earlier positions cannot be resumed."""
         self._incarnation += 1
 
     def prune(self, keep: int) -> None:

@@ -1,4 +1,4 @@
-"""A clock that stands still until it is told otherwise."""
+"""A clock that advances only when a test advances it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 class ManualClock:
-    """A ``Clock`` whose two times are moved by hand, together or, as on a machine whose clock is set, apart."""
+    """A ``Clock`` whose two times are set by hand: together or, as when a machine's clock is set, separately."""
 
     def __init__(self, now: datetime = _START) -> None:
         """Take the wall-clock time to start from; raise ``ValueError`` if it has no time zone."""
@@ -28,7 +28,7 @@ class ManualClock:
         return self._monotonic_ns
 
     def advance(self, duration: timedelta) -> None:
-        """Let time go by; raises ``ValueError`` for a negative duration."""
+        """Advance both times; raises ``ValueError`` for a negative duration."""
         microseconds = (duration.days * 86_400 + duration.seconds) * 1_000_000 + duration.microseconds
         if microseconds < 0:
             raise ValueError("time only goes forward; a wall clock can be set back")

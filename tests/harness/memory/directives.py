@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class InMemoryDirectives:
-    """A ``DirectiveStore``, a ``DirectiveLookup`` and ``DirectiveVersions`` of this process; gone with it."""
+    """An in-memory ``DirectiveStore``, ``DirectiveLookup`` and ``DirectiveVersions``."""
 
     def __init__(self, identity: IdentityStore, clock: Clock, change_log: InMemoryChangeLog | None = None) -> None:
-        """Take the store of the agents, and the log to which changes are appended where there is one."""
+        """Take the store of the agents and, optionally, the log to which changes are appended."""
         self._identity = identity
         self._clock = clock
         self._change_log = change_log

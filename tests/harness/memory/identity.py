@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class InMemoryIdentity:
-    """An ``IdentityStore`` of this process; gone with it. Its changes are in its ``change_log`` as they are made."""
+    """An in-memory ``IdentityStore``. It appends its changes to its ``change_log``."""
 
     def __init__(self) -> None:
         self.change_log = InMemoryChangeLog()

@@ -1,4 +1,4 @@
-"""Identifiers and secrets that can be foretold."""
+"""Predictable identifiers and secrets."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _START_UNIX_MS = 1_767_323_045_000
 
 
 class SequentialIds:
-    """An ``IdSource`` that counts: the same calls give the same ids and secrets, each of them once.
+    """An ``IdSource`` that counts: the same calls return the same ids and secrets, each of them once.
 
-    Its ids are ordered as they were made, a millisecond apart. Sources with different seeds share nothing.
+    The ids are in the order of their creation, a millisecond apart. Sources with different seeds share no values.
     """
 
     def __init__(self, seed: int = 0) -> None:

@@ -17,7 +17,7 @@ MOST: Final = 100_000
 
 
 class InMemoryJournal:
-    """A ``Journal`` of this process; gone with it. More than ``most`` exchanges do not wait."""
+    """An in-memory ``Journal``. It holds at most ``most`` waiting exchanges."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
@@ -31,15 +31,15 @@ class InMemoryJournal:
         self.traces_dropped = 0
 
     def begin(self, exchange: Exchange) -> None:
-        """Note an exchange that is under way."""
+        """Record an exchange that is in flight."""
         self.begun[exchange.id] = exchange
 
     def unfinished(self) -> Sequence[Exchange]:
-        """Return nothing: what was under way is gone with its process, as everything here."""
+        """Return nothing: the in-flight exchanges of an in-memory journal end with its process."""
         return ()
 
     def append(self, exchange: Exchange) -> asyncio.Future[None]:
-        """Take the exchange; the future raises ``JournalUnavailableError`` if the journal is full."""
+        """Append the exchange; the future raises ``JournalUnavailableError`` if the journal is full."""
         return asyncio.ensure_future(self._append(exchange))
 
     async def _append(self, exchange: Exchange) -> None:
@@ -53,7 +53,7 @@ class InMemoryJournal:
             event.set()
 
     async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
-        """Return the sink's next batch, the same one until it is acknowledged; None if there is nothing."""
+        """Return the sink's next batch, the same one until it is acknowledged; None if nothing waits."""
         if self.depth(sink) == 0:
             return None
         if sink not in self._fixed:
@@ -64,7 +64,7 @@ class InMemoryJournal:
         return self._fixed[sink]
 
     async def acknowledge(self, sink: Sink, batch: Batch) -> None:
-        """Move the sink on and forget what every sink has; a batch that it has already changes nothing."""
+        """Advance the sink and forget what every sink has. Acknowledging a batch again changes nothing."""
         if batch.last_position <= self._acknowledged[sink]:
             return
         self._acknowledged[sink] = batch.last_position
@@ -74,11 +74,11 @@ class InMemoryJournal:
         self._forgotten = everybody_has
 
     async def dead_letter(self, sink: Sink, exchange: Exchange, reason: str) -> None:
-        """Keep it with the others of its fate."""
+        """Keep the exchange with the other dead letters."""
         self.dead_lettered.append((sink, exchange, reason))
 
     async def wait_for_more(self, sink: Sink, timeout_s: float) -> None:
-        """Return once there is something that the sink has not acknowledged, or after the timeout in seconds."""
+        """Return once an exchange waits for the sink, or after the timeout in seconds."""
         event = self._more[sink]
         event.clear()
         if self.depth(sink):

@@ -1,4 +1,4 @@
-"""An observer that remembers what it heard."""
+"""An observer that records every notification."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A sink took so many exchanges; the duration is in nanoseconds."""
+    """A sink accepted a number of exchanges; the duration is in nanoseconds."""
 
     sink: Sink
     rows: int
@@ -29,7 +29,7 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFailed:
-    """A sink could not take so many exchanges."""
+    """A sink failed to accept a number of exchanges."""
 
     sink: Sink
     rows: int
@@ -38,7 +38,7 @@ class DeliveryFailed:
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered:
-    """A sink will never take an exchange."""
+    """A sink refused an exchange permanently."""
 
     sink: Sink
     reason: str
@@ -46,14 +46,14 @@ class DeadLettered:
 
 @dataclass(slots=True)
 class RecordingObserver:
-    """An ``ExchangeObserver`` and ``DeliveryObserver``. Everything it heard is in these lists, in order."""
+    """An ``ExchangeObserver`` and ``DeliveryObserver`` that records every notification in these lists, in order."""
 
     exchanges: list[Settled] = field(default_factory=list)
     aggregates: list[Settled] = field(default_factory=list)
     deliveries: list[Delivered | DeliveryFailed | DeadLettered] = field(default_factory=list)
 
     def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Remember a settled exchange."""
+        """Record a settled exchange."""
         self.exchanges.append(Settled(exchange, journaled))
 
     def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
@@ -61,13 +61,13 @@ class RecordingObserver:
         self.aggregates.append(Settled(exchange, journaled))
 
     def delivered(self, sink: Sink, rows: int, duration_ns: int) -> None:
-        """Remember a delivery."""
+        """Record a delivery."""
         self.deliveries.append(Delivered(sink, rows, duration_ns))
 
     def failed(self, sink: Sink, rows: int, reason: str) -> None:
-        """Remember a failed delivery."""
+        """Record a failed delivery."""
         self.deliveries.append(DeliveryFailed(sink, rows, reason))
 
     def dead_lettered(self, sink: Sink, reason: str) -> None:
-        """Remember what was laid aside."""
+        """Record a dead letter."""
         self.deliveries.append(DeadLettered(sink, reason))

@@ -23,10 +23,10 @@ LEFT_ALONE: Final = timedelta(minutes=1)
 
 
 class InMemorySessions:
-    """A ``SessionStore``, ``SessionHistory``, ``IdleSessions`` and ``ResponseRecord`` of this process; gone with it.
+    """An in-memory ``SessionStore``, ``SessionHistory``, ``IdleSessions`` and ``ResponseRecord``.
 
-    A checkpoint whose request id another one of the organization has is stored under its own id instead. While
-    ``is_unreadable``, no response is found.
+    A checkpoint whose request id is already used in the organization is stored under its own id instead. While
+    ``is_unreadable`` is set, no response is found.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -57,7 +57,7 @@ class InMemorySessions:
         return next(by_id, None) or next((s for s in own if s.handle == session), None)
 
     async def turns(self, org_id: UUID, session_id: UUID) -> Sequence[TurnRecord]:
-        """Return the turns of a session in their order; empty if there is no such session."""
+        """Return the turns of a session in their order; empty if the session does not exist."""
         return list(self._turns.get((org_id, session_id), ()))
 
     async def received(self, org_id: UUID, response_id: str) -> ReceivedResponse | None:
@@ -67,7 +67,7 @@ class InMemorySessions:
         return self._received.get((org_id, response_id))
 
     async def abandon(self, idle_since: datetime, limit: int) -> int | None:
-        """Abandon active sessions without a turn since then; see ``IdleSessions``."""
+        """Abandon active sessions without a turn since the given time; see ``IdleSessions``."""
         until = min(idle_since, self._clock.now() - LEFT_ALONE)
         active = [(key, s) for key, s in self._sessions.items() if s.status is SessionStatus.ACTIVE]
         idle = sorted((s.created_at, key) for key, s in active if s.updated_at < until)[:limit]
@@ -96,7 +96,7 @@ class InMemorySessions:
 
 
 def _opened_by(checkpoint: Checkpoint) -> SessionRecord:
-    """Return the session of its first turn, before that is counted."""
+    """Return the session that the first turn opens, before that turn is counted."""
     return SessionRecord(
         id=checkpoint.session.id,
         handle=checkpoint.session.handle,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class InMemoryTraces:
-    """A ``TraceSink`` and a ``TraceHistory`` of this process; gone with it. A batch's token is remembered for ever."""
+    """An in-memory ``TraceSink`` and ``TraceHistory``. It remembers the token of every batch."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -27,7 +27,7 @@ class InMemoryTraces:
         self._tokens: set[str] = set()
 
     async def write(self, traces: Sequence[Trace], batch_token: str) -> None:
-        """Store a batch once, however often it comes."""
+        """Store a batch once, even if it is written again."""
         if batch_token not in self._tokens:
             self._tokens.add(batch_token)
             self._traces.extend(traces)
@@ -35,7 +35,7 @@ class InMemoryTraces:
             self._inserted.extend(InsertedTrace(now, trace) for trace in traces)
 
     async def tail(self, org_id: UUID, limit: int) -> Sequence[Trace]:
-        """Return the traces that were requested last, the oldest of them first."""
+        """Return the traces of the latest requests, oldest first."""
         own = [t for t in self._traces if t.org_id == org_id]
         return sorted(own, key=attrgetter("requested_at", "emitter_seq"))[-limit:] if limit else []
 
@@ -54,14 +54,14 @@ class InMemoryTraces:
         return sorted(own, key=attrgetter("requested_at", "emitter_seq"), reverse=True)[:MAX_TRACES_PER_REQUEST_ID]
 
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
-        """Return one row a model and provider for the span that ends now, most requests first."""
+        """Return one row per model and provider for the span that ends now, most requests first."""
         own = self._in_span(org_id, span)
         key = attrgetter("model", "provider")
         rows = [_summary(*names, list(members)) for names, members in groupby(sorted(own, key=key), key)]
         return sorted(rows, key=lambda row: -row.requests)
 
     async def timeline(self, org_id: UUID, span: timedelta, slices: int) -> Sequence[TimeSlice]:
-        """Return the span that ends now in so many equal slices, oldest first."""
+        """Return the span that ends now in equal slices, oldest first."""
         now, found = self._clock.now(), self._in_span(org_id, span)
         members: list[list[Trace]] = [[] for _ in range(slices)]
         for trace in found:
@@ -69,12 +69,12 @@ class InMemoryTraces:
         return [_slice(traces) for traces in members]
 
     async def slow(self, org_id: UUID, span: timedelta, limit: int) -> Sequence[Trace]:
-        """Return the requests of the span that ends now that took longest in all, slowest first."""
+        """Return the slowest requests of the span that ends now, slowest first."""
         order = attrgetter("total_latency_ms", "requested_at", "emitter_seq")
         return sorted(self._in_span(org_id, span), key=order, reverse=True)[:limit]
 
     async def emitters(self, span: timedelta) -> Sequence[EmitterRecord]:
-        """Return what each process left behind in the span that ends now; see ``TraceHistory``."""
+        """Return the figures of each emitter in the span that ends now; see ``TraceHistory``."""
         since, key = self._clock.now() - span, attrgetter("emitter_id")
         found = [
             _emitter(emitter_id, list(members), since)
