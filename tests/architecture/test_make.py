@@ -52,7 +52,7 @@ def test_each_target_installs_its_own_dependencies(clone: Path, uv: str, target:
 
 
 @INSTALLERS
-def test_run_installs_nothing_after_test(clone: Path, uv: str) -> None:
+def test_run_after_test_needs_no_pip(clone: Path, uv: str) -> None:
     """The development dependencies include those for running."""
     assert "touch .venv/.installed .venv/.installed-to-run" in would_run(clone, "test", uv)
     installed(clone, ".installed", ".installed-to-run")
@@ -62,7 +62,7 @@ def test_run_installs_nothing_after_test(clone: Path, uv: str) -> None:
 
 
 @INSTALLERS
-def test_test_installs_the_missing_dependencies_after_run(clone: Path, uv: str) -> None:
+def test_test_after_run_adds_the_missing_dependencies(clone: Path, uv: str) -> None:
     """Both use the same environment."""
     installed(clone, ".installed-to-run")
 

@@ -76,7 +76,7 @@ def test_json_is_one_document(ibex: CliScene, found: list[DoctorCheck], code: in
 
     told = json.loads(done.out)
     assert (done.code, told["healthy"]) == (code, code == 0)
-    assert set(told["findings"][0]) == {"name", "verdict", "said", "hint", "took_ms"}
+    assert set(told["findings"][0]) == {"name", "verdict", "message", "hint", "took_ms"}
     assert [finding["name"] for finding in told["findings"]] == [examination.name for examination in found]
 
 
@@ -127,7 +127,7 @@ def test_a_dotenv_that_production_ignores_is_reported(ibex: CliScene) -> None:
 
     (finding,) = ibex.run("doctor", "--json").json["findings"]
 
-    assert finding["said"].startswith(f"{ibex.dotenv} exists, but IBEX_ENV=production does not read it. Set its")
+    assert finding["message"].startswith(f"{ibex.dotenv} exists, but IBEX_ENV=production does not read it. Set its")
 
 
 def surroundings(ibex: CliScene, environ: dict[str, str], *options: str) -> DoctorContext:
