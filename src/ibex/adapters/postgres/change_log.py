@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ibex.adapters.postgres.database import Database
 
 TIMEOUT_S: Final = 1.0
-"""The timeout for a connection, and again for the statements: two seconds in all, as ``ChangeLog`` requires."""
+"""The default: two seconds in all, as ``ChangeLog`` requires."""
 HORIZON_S: Final = 3_600.0
 """How long a change stays in the log. A worker that was disconnected for longer cannot resume."""
 COUNT_TIMEOUT_S: Final = 30.0
@@ -86,15 +86,19 @@ UPDATE change_snapshots s SET is_pruned = true FROM horizon h WHERE s.id = h.id
 
 
 class PostgresChangeLog:
-    """A ``ChangeLog``, a ``PrunableLog`` and a ``LiveTokens``."""
+    """A ``ChangeLog``, a ``PrunableLog`` and a ``LiveTokens``.
 
-    def __init__(self, database: Database) -> None:
+    ``timeout_s`` limits the wait for a connection, and again the statements, of reading changes.
+    """
+
+    def __init__(self, database: Database, timeout_s: float = TIMEOUT_S) -> None:
         self._database = database
+        self._timeout_s = timeout_s
 
     async def read(self, since: str | None) -> ChangesRead:
         """Return the changes since a position, and the new position; see ``ChangeLog``."""
         try:
-            async with self._database.transaction(timeout_s=TIMEOUT_S) as connection:
+            async with self._database.transaction(timeout_s=self._timeout_s) as connection:
                 if since is None:
                     return ChangesRead(await self._position(connection), None)
                 return await self._since(connection, since)
