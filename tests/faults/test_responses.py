@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -358,6 +359,11 @@ def test_comments_fill_a_pause_of_the_provider(attentive: Loopback) -> None:
 # Secrecy of the directive
 
 
+def _has_access_line(lines: io.StringIO, request_id: str) -> bool:
+    """Return whether a request has its access line. Lines of other requests may be among them."""
+    return any("ibex.access" in line and request_id in line for line in lines.getvalue().splitlines())
+
+
 @pytest.mark.parametrize("own", [OWN, None, ""])
 def test_only_the_provider_gets_the_directive(proxy: Loopback, own: str | None) -> None:
     """No body, stream, stored response or header for the client contains it.
@@ -377,7 +383,7 @@ def test_only_the_provider_gets_the_directive(proxy: Loopback, own: str | None) 
         refused = _ask(proxy, previous_response_id="resp_of_nobody", instructions=own)
         for seen in (body, streamed, read, read_as_stream, refused):
             proxy.record(seen.request_id)
-        proxy.wait_for(lambda: lines.getvalue().count("ibex.access") == 5)
+            proxy.wait_for(partial(_has_access_line, lines, str(seen.request_id)))
 
     assert sent == (f"{DIRECTIVE}\n\n{own}" if own else DIRECTIVE)
     shown = [json.loads(body.body)["instructions"], json.loads(read.body)["instructions"]]
