@@ -31,7 +31,7 @@ from ibex.domain.record.exchange import Caller, SessionRef
 from ibex.domain.record.sessions import Checkpoint, SinkRefusedError, SinkUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from harness.postgres import PostgresDatabase
     from ibex.domain.identity.management import NamedAgent
@@ -42,21 +42,9 @@ LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 
 
 @pytest.fixture
-async def identity(postgres: PostgresDatabase) -> AsyncIterator[PostgresIdentity]:
+def identity(auth: Database) -> PostgresIdentity:
     """The store of agents."""
-    database = Database(postgres.auth_url, AUTH_ROLE)
-    await database.open()
-    yield PostgresIdentity(database)
-    await database.close()
-
-
-@pytest.fixture
-async def app(postgres: PostgresDatabase) -> AsyncIterator[Database]:
-    """A worker's database."""
-    database = Database(postgres.app_url, APP_ROLE)
-    await database.open()
-    yield database
-    await database.close()
+    return PostgresIdentity(auth)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Routes that need a token and are no operation: the models that are routed, and the probe."""
+"""Routes that need a token but are not operations: the models that are routed, and the probe."""
 
 from __future__ import annotations
 

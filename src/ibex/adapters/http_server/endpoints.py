@@ -32,7 +32,7 @@ def allowed_methods(handlers: Iterable[HTTPRouteHandler]) -> dict[str, set[str]]
 
 
 def not_found_message(methods_by_path: Mapping[str, Iterable[str]], base_path: str = "") -> str:
-    """Return the message for a path that is not served. It lists the endpoints of the API, or all if there is no API.
+    """Return the message for an unknown path. It lists the API endpoints, or all endpoints without an API.
 
     The message omits routes with an organization and internal routes, to stay short.
     """

@@ -22,7 +22,7 @@ class Model(msgspec.Struct):
 
 
 class ModelList(msgspec.Struct):
-    """The provider's models that are routed; configured names if the provider cannot be asked."""
+    """The provider's models that are routed; the configured names if the provider does not return a list."""
 
     data: list[Model]
     object: Literal["list"] = "list"

@@ -81,7 +81,7 @@ class EchoProvider:
         return ProviderBody(_json(answer.body()), provider_request_id=request_id)
 
     async def list_models(self) -> Sequence[ProviderModel]:
-        """Return the configured names that are no patterns, and examples of the patterns. Raises no provider error."""
+        """Return the configured names that are not patterns, and examples of the patterns. Raises no provider error."""
         named = [name for name in self.models if not is_pattern(name)]
         examples = [name for name in _EXAMPLES if any(fnmatchcase(name, pattern) for pattern in self.models)]
         return [ProviderModel(name) for name in dict.fromkeys([*named, *examples])]

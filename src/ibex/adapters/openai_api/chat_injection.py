@@ -106,7 +106,7 @@ def _replaced(messages: tuple[Message, ...], index: int, message: Message) -> tu
 
 
 def _with_content(role: str, members: Iterable[Member], change: Callable[[bytes], bytes | None]) -> Message | None:
-    """Return the message with its content changed; None if there is no content or ``change`` returns None."""
+    """Return the message with its content changed, or None if it has no content or ``change`` returns None."""
     changed = []
     has_changed = False
     for member in members:

@@ -339,7 +339,7 @@ def _occurs_once(part: bytes, text: bytes) -> bool:
 
 
 def _data_begin(raw: bytes) -> int:
-    """Return the position after the first ``data:`` at the start of a line; the length if there is none.
+    """Return the position after the first ``data:`` at the start of a line, or ``len(raw)`` if no line has one.
 
     A server may send a JSON object where it announced events. Its position is 0.
     """

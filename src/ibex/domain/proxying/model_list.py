@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ibex.domain.proxying.provider import Provider, ProviderModel, ProviderRegistry
 
 REFRESH_S: Final = 300
-"""How long a list is served before the provider is asked again."""
+"""The age at which a list is requested from the provider again."""
 RETRY_S: Final = 10
 """How long the provider is left alone after it could not be asked."""
 TIMEOUT_S: Final = 2.0
@@ -52,8 +52,8 @@ class RoutedModels:
     """The routed models of all providers, as the providers last listed them.
 
     A list is kept for ``REFRESH_S``. Then the next caller asks the provider again, and callers in the meantime wait
-    for the same response. If the provider cannot be asked, its last list stays in use. If there is none, the configured
-    names that are no patterns stand for it.
+    for the same response. If the provider does not return a list, its last list stays in use. Before the first list,
+    the configured names are returned, without the patterns.
     """
 
     def __init__(self, registry: ProviderRegistry, clock: Clock, observer: ModelListObserver) -> None:

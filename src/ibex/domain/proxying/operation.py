@@ -19,7 +19,7 @@ class MalformedResponseError(ValueError):
 
 @value_object
 class Target:
-    """The id in the path of a request, None if there is none, and the query without the question mark."""
+    """The target of a request: the id in its path, or None, and its query without the question mark."""
 
     id: str | None = None
     query: str = ""
@@ -150,7 +150,7 @@ class Operation(Protocol):
 
     @property
     def session_header(self) -> bytes | None:
-        """The header, in lower case, in which clients of this operation name a session; None if there is none."""
+        """The lowercase name of the header in which clients of this operation send a session id, or None."""
 
     async def parse(self, body: bytes, target: Target) -> OperationRequest:
         """Parse a request. Its body is empty for GET and DELETE. Yields to the event loop while parsing a large body.

@@ -208,7 +208,7 @@ class ProviderRegistry:
         return provider
 
     def for_model(self, model: str) -> Provider:
-        """Return the provider of a model for any operation. Raises ``ProviderNotConfiguredError`` if there is none."""
+        """Return the provider of a model. Raises ``ProviderNotConfiguredError`` if no provider serves the model."""
         exact = self._claims.get(model)
         if exact is not None and not is_pattern(model):
             return exact
@@ -220,7 +220,7 @@ class ProviderRegistry:
     def by_name(self, name: str, operation: str) -> Provider:
         """Return the provider with this name.
 
-        Raises ``ProviderNotConfiguredError`` if there is none, or if it does not support the operation.
+        Raises ``ProviderNotConfiguredError`` if no provider has the name or if it does not support the operation.
         """
         for provider in self._claims.values():
             if provider.name == name:

@@ -163,10 +163,12 @@ class ProxyRequest:
             in_flight.session = _session(handle, call, in_flight.caller)
         request = await self._read_request(call, in_flight, wrong_fields)
         reference = request.reference
-        if reference is None and request.model is not None:
+        if reference is not None:
+            request, provider = await self._resolve_reference(request, reference, call, in_flight)
+        elif request.model is not None:
             provider = self._providers.route(request.model, operation.name)
         else:
-            request, provider = await self._resolve_reference(request, reference, call, in_flight)
+            raise InternalError
         in_flight.model = request.model  # only now: a name that no provider serves is arbitrary text, not recorded
         in_flight.directive = await self._directive(admitted, in_flight, takes_directive=operation.takes_directive)
         in_flight.enter(Stage.INJECT)
@@ -191,7 +193,7 @@ class ProxyRequest:
     async def _resolve_reference(
         self,
         request: OperationRequest,
-        reference: ResponseReference | None,
+        reference: ResponseReference,
         call: IncomingRequest,
         in_flight: InFlightExchange,
     ) -> tuple[OperationRequest, Provider]:
@@ -201,7 +203,7 @@ class ProxyRequest:
         the record cannot be read.
         """
         caller = in_flight.caller
-        if caller is None or reference is None:
+        if caller is None:
             raise InternalError
         if request.model is not None:
             self._providers.route(request.model, call.operation.name)  # a model without a provider is refused first
