@@ -5,14 +5,11 @@ Every provider is synchronous and constructs its object once. ``lifespan`` opens
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dependency_injector import containers, providers
 
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
-from ibex.adapters.grpc.channel import ChannelSecurity, GrpcAuthChannel
-from ibex.adapters.grpc.tls import ClientTls
 from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
 from ibex.adapters.grpc.watch_service import WatchService
 from ibex.adapters.grpc.watch_streams import GrpcLiveTokens, GrpcWatch
@@ -29,7 +26,6 @@ from ibex.adapters.memory.shared_responses import NoSharedResponses
 from ibex.adapters.memory.watch import InProcessWatch
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.echo import EchoProvider
-from ibex.adapters.openai.extra_headers import NO_HEADERS
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.postgres.change_log import PostgresChangeLog
 from ibex.adapters.postgres.database import POOL_SIZE, Database
@@ -46,18 +42,18 @@ from ibex.adapters.redis.shared_responses import PURPOSE, RedisSharedResponses
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry, InstrumentedSharedDirectives, InstrumentedTokenVerifier
-from ibex.adapters.telemetry.current_request import CURRENT
 from ibex.adapters.telemetry.freshness import WatchTelemetry
 from ibex.adapters.telemetry.loop_lag import LoopLag
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.ops import AuthMetrics
 from ibex.adapters.telemetry.registry import Registry
 from ibex.adapters.telemetry.round_trips import RateLimitTelemetry, RedisTelemetry
-from ibex.domain.directives.seal import Seal
+from ibex.domain.directives.seal import DIRECTIVES, Seal
 from ibex.domain.freshness.change_log import PruneChanges, WatchServer
 from ibex.domain.identity.management import VerifyAgent, VerifyToken
 from ibex.domain.identity.token_hash import TokenPeppers
 from ibex.domain.proxying.provider import Dialect, ProviderRegistry
+from ibex.entrypoints.auth_connection import auth_channel
 from ibex.entrypoints.checks import auth_checks, readiness_checks
 from ibex.entrypoints.openai_settings import StreamUsage, Transport
 from ibex.entrypoints.operations import OPERATIONS
@@ -65,7 +61,6 @@ from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from uuid import UUID
 
     import httpx
     from redis.credentials import CredentialProvider
@@ -76,6 +71,7 @@ if TYPE_CHECKING:
     from ibex.domain.directives.shared import SharedDirectives
     from ibex.domain.freshness.epochs import Epochs
     from ibex.domain.ids import IdSource
+    from ibex.domain.proxying.provider import Provider
     from ibex.domain.record.received_responses import SharedResponses
     from ibex.entrypoints.setting_values import Secret
     from ibex.entrypoints.settings import Settings
@@ -97,12 +93,12 @@ def _traces(url: Secret[str]) -> ClickHouseTraces:
     return ClickHouseTraces(url.reveal())
 
 
-def _provider_registry(settings: Settings, transport: httpx.AsyncBaseTransport, clock: Clock) -> ProviderRegistry:
-    """Route the configured models to OpenAI or, without an API key, to the echo provider."""
+def _provider(settings: Settings, transport: httpx.AsyncBaseTransport, clock: Clock) -> Provider:
+    """Return OpenAI or, without an API key, the echo provider."""
     key = settings.openai_api_key
     if key is None:
-        return ProviderRegistry([EchoProvider(clock, settings.openai_models, first_byte_delay_s=settings.echo_delay_s)])
-    return ProviderRegistry([OpenAIProvider(_openai_config(settings, key.reveal()), transport, clock)])
+        return EchoProvider(clock, settings.openai_models, first_byte_delay_s=settings.echo_delay_s)
+    return OpenAIProvider(_openai_config(settings, key.reveal()), transport, clock)
 
 
 def _metrics(clock: Clock, journal: MeasuredJournal, registry: Registry, routed: ProviderRegistry) -> Metrics:
@@ -149,39 +145,10 @@ def _openai_config(settings: Settings, key: str) -> OpenAIConfig:
                 merges_instructions=settings.openai_merge_instructions,
                 has_lenient_end=settings.openai_lenient_end,
             ),
-            headers=settings.openai_headers or NO_HEADERS,
+            headers=settings.extra_headers,
         )
     except ValueError as wrong:
         raise SettingsError(f"OPENAI_BASE_URL cannot be used: {wrong}.") from None
-
-
-def read_file(variable: str, path: str | None) -> bytes | None:
-    """Return the content of a file, None if ``path`` is None. Raises ``SettingsError`` if it cannot be read."""
-    if path is None:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise SettingsError(f"{variable} is {path!r}, which cannot be read ({error.strerror}).") from None
-
-
-def _channel(settings: Settings, ids: IdSource) -> GrpcAuthChannel:
-    def request_id() -> UUID:
-        current = CURRENT.get()
-        return ids.uuid7() if current is None else current.request_id
-
-    ca = read_file("IBEX_AUTH_CA_FILE", settings.auth_ca_file)
-    certificate = read_file("IBEX_AUTH_CLIENT_CERT_FILE", settings.auth_client_cert_file)
-    key = read_file("IBEX_AUTH_CLIENT_KEY_FILE", settings.auth_client_key_file)
-    try:
-        tls = None if ca is None else ClientTls(ca, certificate, key)
-    except ValueError as wrong:
-        raise SettingsError(f"IBEX_AUTH_CLIENT_CERT_FILE cannot be used: {wrong}.") from None
-    token = settings.auth_service_token
-    security = ChannelSecurity(None if token is None else token.reveal(), tls)
-    return GrpcAuthChannel(
-        settings.auth_address or "", request_id, security=security, timeout_s=settings.auth_timeout_s
-    )
 
 
 def _credential_provider(settings: Settings) -> CredentialProvider | None:
@@ -204,22 +171,32 @@ def _link_if_any(settings: Settings, clock: Clock) -> RedisLink | None:
 
 
 def _shared_directives(
-    settings: Settings, link: RedisLink, clock: Clock, on_unverified: Callable[[], None]
+    settings: Settings, link: RedisLink, clock: Clock, seal: Seal | None, on_unverified: Callable[[], None]
 ) -> SharedDirectives:
-    secret = settings.cache_key or settings.auth_service_token
-    if secret is None:
+    if seal is None:
         return NoSharedDirectives()
-    seal = Seal(secret.reveal().encode())
     return RedisSharedDirectives(link, clock, seal, settings.directive_cache_ttl_s, on_unverified)
 
 
 def _shared_responses(
-    settings: Settings, link: RedisLink, clock: Clock, on_unverified: Callable[[], None]
+    link: RedisLink, clock: Clock, seal: Seal | None, on_unverified: Callable[[], None]
 ) -> SharedResponses:
-    secret = settings.cache_key or settings.auth_service_token
-    if secret is None:
-        return NoSharedResponses()
-    return RedisSharedResponses(link, clock, Seal(secret.reveal().encode(), PURPOSE), on_unverified)
+    return NoSharedResponses() if seal is None else RedisSharedResponses(link, clock, seal, on_unverified)
+
+
+def sealing_secrets(settings: Settings) -> list[bytes]:
+    """Return the secrets of entries in Redis: the first seals them, the others only open them. Empty if there is none.
+
+    A service token that auth already accepts may seal entries of other proxies.
+    """
+    if settings.cache_key is not None:
+        return [settings.cache_key.reveal().encode()]
+    return [token.encode() for token in reversed(settings.service_tokens)]
+
+
+def _seal(settings: Settings, purpose: bytes) -> Seal | None:
+    secrets = sealing_secrets(settings)
+    return Seal(secrets[0], purpose, *secrets[1:]) if secrets else None
 
 
 def _operator_epochs(link: RedisLink | None, clock: Clock, ids: IdSource) -> Epochs:
@@ -257,7 +234,8 @@ class _ProxyAdapters(_Adapters):
     sessions = providers.Singleton(PostgresSessions, database)
 
     transport = providers.Singleton(_transport, _Adapters.settings)
-    provider_registry = providers.Singleton(_provider_registry, _Adapters.settings, transport, _Adapters.clock)
+    provider = providers.Singleton(_provider, _Adapters.settings, transport, _Adapters.clock)
+    provider_registry = providers.Singleton(ProviderRegistry, providers.List(provider))
     metrics = providers.Singleton(_metrics, _Adapters.clock, journal, registry, provider_registry)
 
 
@@ -294,7 +272,7 @@ class EmbeddedAdapters(_ProxyAdapters):
 class ProductionAdapters(_ProxyAdapters):
     """The adapters of a production worker: auth over gRPC, Redis, PostgreSQL and ClickHouse."""
 
-    channel = providers.Singleton(_channel, _Adapters.settings, _Adapters.ids)
+    channel = providers.Singleton(auth_channel, _Adapters.settings, _Adapters.ids)
     token_verifier = providers.Singleton(
         InstrumentedTokenVerifier,
         providers.Singleton(GrpcTokenVerifier, channel, _Adapters.clock),
@@ -310,6 +288,8 @@ class ProductionAdapters(_ProxyAdapters):
     rate_limiter = providers.Singleton(
         RedisRateLimiter, link, _Adapters.clock, rate_limit_telemetry.provided.counted_in_process
     )
+    directive_seal = providers.Singleton(_seal, _Adapters.settings, DIRECTIVES)
+    response_seal = providers.Singleton(_seal, _Adapters.settings, PURPOSE)
     shared_directives = providers.Singleton(
         InstrumentedSharedDirectives,
         providers.Singleton(
@@ -317,15 +297,16 @@ class ProductionAdapters(_ProxyAdapters):
             _Adapters.settings,
             link,
             _Adapters.clock,
+            directive_seal,
             _ProxyAdapters.cache_telemetry.provided.unverified,
         ),
         _ProxyAdapters.cache_telemetry,
     )
     shared_responses = providers.Singleton(
         _shared_responses,
-        _Adapters.settings,
         link,
         _Adapters.clock,
+        response_seal,
         _ProxyAdapters.cache_telemetry.provided.unverified,
     )
 

@@ -91,6 +91,7 @@ def _require_shared_servers(settings: Settings) -> None:
 def _run(settings: Settings, listener: socket.socket, slot: WorkerSlot) -> int:
     from ibex.entrypoints.containers import application_of  # noqa: PLC0415
     from ibex.entrypoints.lifespan import running  # noqa: PLC0415
+    from ibex.entrypoints.rotation import proxy_files  # noqa: PLC0415
 
     prepare_descriptors(settings)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would write lines that are not JSON
@@ -107,7 +108,7 @@ def _run(settings: Settings, listener: socket.socket, slot: WorkerSlot) -> int:
             balancer = ConnectionBalancer(segments, slot.number)
         application = application_of(adapters, settings)
         app = application.app()
-        async with running(application):
+        async with running(application, proxy_files(settings, adapters)):
             listener.listen(BACKLOG)
             _LOG.info("listening on %s", address_of(listener) + settings.base_path)
             await serve_http(app, listener, settings, application.drain().begin, balancer)

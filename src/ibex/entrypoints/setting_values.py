@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ibex.entrypoints.credentials import Server, is_weak_key, is_weak_url
@@ -21,12 +22,19 @@ _BASE_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
 SECONDS: Final = "seconds, more than 0 and at most 86400"
 
 
+class JournalSync(StrEnum):
+    """The durability of the journal: ``NORMAL`` survives a crash of the process, ``FULL`` a power loss too."""
+
+    NORMAL = "normal"
+    FULL = "full"
+
+
 class InvalidValueError(ValueError):
     """A value is invalid for the reason in the message, which contains no part of a secret."""
 
 
 class Secret(Generic[T]):
-    """A value that only ``reveal()`` returns. Its repr does not contain it."""
+    """A value that only ``reveal()`` returns. Its repr does not contain it. A changed file replaces it (ADR 0061)."""
 
     __slots__ = ("_value",)
 
@@ -36,6 +44,10 @@ class Secret(Generic[T]):
     def reveal(self) -> T:
         """Return the value."""
         return self._value
+
+    def replace(self, value: T) -> None:
+        """Return this value from now on."""
+        self._value = value
 
     def __repr__(self) -> str:
         return "<Secret>"
@@ -207,6 +219,11 @@ def service_token(value: str) -> Secret[str]:
     return Secret(value)
 
 
+def service_tokens(value: str) -> Secret[tuple[str, ...]]:
+    """Return credentials from a comma-separated list, in its order."""
+    return Secret(tuple(service_token(part.strip()).reveal() for part in value.split(",")))
+
+
 def insecure_servers(value: str) -> tuple[str, ...]:
     """Parse a comma-separated list of servers. Raises ``ValueError`` for an unknown name."""
     return tuple(Server(part.strip().lower()).value for part in value.split(",") if part.strip())
@@ -223,4 +240,4 @@ def is_for_development(value: object) -> bool:
     revealed = value.reveal()
     if isinstance(revealed, dict):
         return EMBEDDED_PEPPER in revealed or any(is_weak_key(pepper) for pepper in revealed.values())
-    return "://" in revealed and is_weak_url(revealed)
+    return isinstance(revealed, str) and "://" in revealed and is_weak_url(revealed)

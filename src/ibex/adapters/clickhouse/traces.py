@@ -91,10 +91,22 @@ class ClickHouseTraces:
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         """Set the URL (see ``ClickHouseAddress.parse``) and the timeout of a call in seconds. Raises ``ValueError``."""
         self._address = ClickHouseAddress.parse(url)
+        self._timeout_s = timeout_s
         self._connection = ClickHouseConnection(partial(self._address.connect, timeout_s), timeout_s=timeout_s)
 
     def __repr__(self) -> str:
         return f"<ClickHouseTraces at {self._address!r}>"
+
+    def change_url(self, url: str) -> None:
+        """Use another URL, such as one with a new password, from the next call on. Raises ``ValueError``.
+
+        The certificates that the URL names are read again. An engine inside the process is not replaced.
+        """
+        address = ClickHouseAddress.parse(url)
+        if "chdb" in (address.interface, self._address.interface):
+            raise ValueError("an engine inside the process (chdb://) cannot change without a restart")
+        self._address = address
+        self._connection.reconnect_with(partial(address.connect, self._timeout_s))
 
     async def open(self) -> None:
         """Start the thread of the connection. It connects on first use, and again after an outage."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from ibex.adapters.postgres.credentials import RotatingUrl
 from ibex.adapters.postgres.failures import domain_error
 from ibex.adapters.postgres.roles import UnsafeRoleError, check_role
 from ibex.domain.errors import OutcomeUnknownError
@@ -62,7 +63,7 @@ class Database:
 
         All timeouts are in seconds.
         """
-        self._url = url
+        self._url = RotatingUrl(url)
         self._role = role
         self._pool_size = pool_size
         self._pool_timeout_s = pool_timeout_s
@@ -86,12 +87,13 @@ class Database:
             "options": " ".join(f"-c {name}={value}" for name, value in _SESSION_SETTINGS.items()),
         }
         try:
-            async with await psycopg.AsyncConnection.connect(self._url, **arguments) as connection:
+            async with await psycopg.AsyncConnection.connect(self._url.current, **arguments) as connection:
                 await check_role(connection, self._role)
         except psycopg.Error:
             pass  # the server is down; the pool checks the role of every new connection
         self._pool = AsyncConnectionPool(
-            self._url,
+            self._url.current,
+            connection_class=self._url.connection_class(),
             kwargs=arguments,
             configure=self._check_new,
             min_size=1,
@@ -103,6 +105,10 @@ class Database:
             open=False,
         )
         await self._pool.open()
+
+    def change_url(self, url: str) -> None:
+        """Use another URL, such as one with a new password, for new connections. Open connections stay."""
+        self._url.replace(url)
 
     async def close(self) -> None:
         """Close every connection. Idempotent; does nothing if the pool is not open."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PORTS: Final = {"cluster": 6379, "sentinel": 26379}
 _TLS_OPTION: Final = "ssl_"
+_CERTIFICATE_OPTIONS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _SENTINEL_OPTION: Final = "sentinel_"
 _SENTINEL_TIMEOUT_S: Final = 0.3
 """Short enough to ask another Sentinel if one hangs, within the connect timeout of 1 s."""
@@ -114,6 +115,11 @@ class RedisAddress:
             options = {name: value for name, value in options.items() if name not in {"username", "password"}}
             options["credential_provider"] = credential_provider
         return cls(topology, nodes, kind, options, _tls(kind, options), service, sentinel)
+
+    @property
+    def certificate_files(self) -> tuple[str, ...]:
+        """The certificates and keys that the URL names, which are read when it is parsed."""
+        return tuple(str(self.options[name]) for name in _CERTIFICATE_OPTIONS if self.options.get(name))
 
     def connection(self, host: str = "", port: int = 0) -> AbstractConnection:
         """Return a redis-py connection, not connected yet, to a host and port; by default to the URL's first node."""
