@@ -167,22 +167,22 @@ def auth_files(settings: Settings, adapters: AuthAdapters, server: AuthServer) -
     return _watch(files, adapters.metrics().registry)
 
 
-def pepper_use(settings: Settings, peppers: TokenPeppers) -> Use:
+def pepper_use(settings: Settings, peppers: TokenPeppers, *, delay_s: float = PEPPER_DELAY_S) -> Use:
     """Return a function that makes the peppers of the settings known at once.
 
-    If the last one was unknown, tokens are created with it after ``PEPPER_DELAY_S``, when all replicas should know it.
+    If the last one was unknown, tokens are created with it after ``delay_s``, when all replicas should know it.
     """
 
     def use() -> None:
         secret = settings.token_peppers
         waiting = None if secret is None else peppers.replace(secret.reveal())
         if waiting is not None:
-            asyncio.get_running_loop().call_later(PEPPER_DELAY_S, peppers.use, waiting)
+            asyncio.get_running_loop().call_later(delay_s, peppers.use, waiting)
             _LOG.info(
                 "pepper %s is known; new tokens are kept under %s for %g s more, until all replicas know it",
                 waiting,
                 peppers.in_use,
-                PEPPER_DELAY_S,
+                delay_s,
             )
 
     return use
