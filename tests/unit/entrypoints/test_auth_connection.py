@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
@@ -23,7 +23,8 @@ def settings(tmp_path: Path) -> Settings:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     issued.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "both.pem"))
     names = ("auth_ca", "auth_client_ca", "auth_cert", "auth_key", "auth_client_cert", "auth_client_key")
-    return Settings(**{f"{name}_file": str(tmp_path / f"{'ca' if '_ca' in name else 'both'}.pem") for name in names})
+    paths: dict[str, Any] = {f"{n}_file": str(tmp_path / f"{'ca' if '_ca' in n else 'both'}.pem") for n in names}
+    return Settings(**paths)
 
 
 def test_matching_certificates_are_accepted(settings: Settings) -> None:
@@ -33,7 +34,7 @@ def test_matching_certificates_are_accepted(settings: Settings) -> None:
 
     assert client_tls(settings) is not None
     assert server_tls(settings) is not None
-    assert client_tls(Settings()) is server_tls(Settings()) is None
+    assert (client_tls(Settings()), server_tls(Settings())) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,7 @@ def test_a_file_that_openssl_refuses_is_named(settings: Settings, tmp_path: Path
     other = trustme.CA().issue_cert("127.0.0.1").private_key_pem.bytes()
     for content in (b"", other[:40], other):
         (tmp_path / "wrong.pem").write_bytes(content)
+        wrong: dict[str, Any] = {field: str(tmp_path / "wrong.pem")}
         with pytest.raises(ValueError, match=variable) as raised:
-            check_files(replace(settings, **{field: str(tmp_path / "wrong.pem")}))
+            check_files(replace(settings, **wrong))
         assert "PRIVATE" not in str(raised.value)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ibex.domain.identity.token_hash import TokenPeppers
-from ibex.entrypoints.environments import sealing_secrets
-from ibex.entrypoints.rotation import CertificateFiles, SecretFile, pepper_use
-from ibex.entrypoints.settings import Settings
+from ibex.entrypoints.environments import EmbeddedAdapters, ProductionAdapters, sealing_secrets
+from ibex.entrypoints.rotation import CertificateFiles, SecretFile, pepper_use, proxy_files
+from ibex.entrypoints.settings import Settings, variables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,3 +131,71 @@ def test_secrets_that_others_present_can_open_entries() -> None:
     with_key = Settings.load({"IBEX_AUTH_SERVICE_TOKENS": ",".join(TOKENS), "IBEX_CACHE_KEY": TOKENS[0]})
     assert sealing_secrets(with_key) == [TOKENS[0].encode()]
     assert sealing_secrets(Settings()) == []
+
+
+SECRETS = {
+    "OPENAI_API_KEY": "sk-x",
+    "IBEX_OPENAI_HEADERS": "OpenAI-Project: p",
+    "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",
+    "IBEX_AUTH_DATABASE_URL": "postgresql://ibex_auth@127.0.0.1:1/ibex",
+    "IBEX_CLICKHOUSE_URL": "http://127.0.0.1:1",
+    "IBEX_REDIS_URL": "redis://127.0.0.1:1/0",
+    "IBEX_TOKEN_PEPPERS": OLD,
+    "IBEX_AUTH_SERVICE_TOKEN": TOKENS[0],
+    "IBEX_AUTH_SERVICE_TOKENS": TOKENS[1],
+    "IBEX_CACHE_KEY": TOKENS[0],
+}
+NOT_ROTATED = {"IBEX_OWNER_DATABASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"}
+"""`ibex migrate` reads the first one at its start. The others are not credentials, unless a password is in the URL."""
+
+
+def in_files(tmp_path: Path) -> Settings:
+    """Return settings with every secret in a file."""
+    for name, value in SECRETS.items():
+        (tmp_path / name).write_text(value)
+    files = {f"{name}_FILE": str(tmp_path / name) for name in SECRETS}
+    return Settings.load({**files, "IBEX_AUTH_ADDRESS": "127.0.0.1:1"})
+
+
+def watched_by(adapters: EmbeddedAdapters | ProductionAdapters, settings: Settings) -> set[str]:
+    """Return the variables of the files that a proxy watches."""
+    adapters.settings.override(settings)
+    return {one.name.removesuffix("_FILE") for one in proxy_files(settings, adapters).files}
+
+
+def test_every_secret_rotates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process watches the files of the secrets that it uses, and no others."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    settings = in_files(tmp_path)
+    assert {variable.name for _, variable in variables() if variable.is_secret} == SECRETS.keys() | NOT_ROTATED
+
+    of_proxies = SECRETS.keys() - {"IBEX_AUTH_DATABASE_URL", "IBEX_TOKEN_PEPPERS"}
+    assert watched_by(ProductionAdapters(), settings) == of_proxies
+    of_auth = {"IBEX_AUTH_SERVICE_TOKEN", "IBEX_AUTH_SERVICE_TOKENS", "IBEX_REDIS_URL", "IBEX_CACHE_KEY"}
+    assert watched_by(EmbeddedAdapters(), settings) == SECRETS.keys() - of_auth
+
+
+async def test_a_proxys_users_learn_of_new_secrets(tmp_path: Path) -> None:
+    """A file that a user cannot accept is refused: an invalid key, another topology, a Redis that does not answer."""
+    settings = in_files(tmp_path)
+    adapters = ProductionAdapters()
+    adapters.settings.override(settings)
+    files = {one.name.removesuffix("_FILE"): one for one in proxy_files(settings, adapters).files}
+    new = {
+        "IBEX_DATABASE_URL": "postgresql://ibex_app:new@127.0.0.1:1/ibex",
+        "IBEX_CLICKHOUSE_URL": "http://new@127.0.0.1:1",
+        "IBEX_AUTH_SERVICE_TOKENS": f"{TOKENS[1]},{TOKENS[0]}",
+        "IBEX_CACHE_KEY": TOKENS[1],
+    }
+    for name, value in new.items():
+        (tmp_path / name).write_text(value)
+        assert await files[name].reload()
+    refused = {
+        "OPENAI_API_KEY": ("sk with blanks", "printable ASCII"),
+        "IBEX_REDIS_URL": ("redis+cluster://127.0.0.1:1", "one server, Sentinels and a Cluster"),
+        "IBEX_CLICKHOUSE_URL": ("chdb://", "cannot change without a restart"),
+    }
+    for name, (value, reason) in refused.items():
+        (tmp_path / name).write_text(value)
+        with pytest.raises(ValueError, match=reason):
+            await files[name].reload()

@@ -61,7 +61,7 @@ class FileWatch:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Set the files. ``poll_s`` is the interval of polls in seconds; many files are polled less often."""
-        self._files = files
+        self.files = files
         self._observer = observer
         self._poll_s = max(poll_s, sum(len(one.paths) for one in files) / MAX_STATS_PER_S)
         self._sleep = sleep
@@ -70,7 +70,7 @@ class FileWatch:
 
     async def run(self) -> None:
         """Poll until the task is cancelled. Return at once if there are no files."""
-        while self._files:
+        while self.files:
             await self.poll()
             await self._sleep(self._poll_s)
 
@@ -82,7 +82,7 @@ class FileWatch:
             return
         await self._sleep(SETTLE_S)
         settled = await asyncio.to_thread(self._signatures)
-        for number in range(len(self._files)):
+        for number in range(len(self.files)):
             is_changed = found[number] != self._seen[number]
             if is_changed and found[number] == settled[number]:  # else the next poll reads it
                 self._seen[number] = settled[number]
@@ -96,7 +96,7 @@ class FileWatch:
 
     async def _reload(self, number: int, former_reason: str | None = None) -> None:
         """Reload files. A refusal for the same reason as before is not reported again."""
-        files = self._files[number]
+        files = self.files[number]
         self._refused.pop(number, None)
         try:
             is_new = await files.reload()
@@ -109,7 +109,7 @@ class FileWatch:
                 self._observer.reloaded(files.name)
 
     def _signatures(self) -> list[Sequence[Signature] | None]:
-        return [tuple(map(_signature, one.paths)) for one in self._files]
+        return [tuple(map(_signature, one.paths)) for one in self.files]
 
 
 def _signature(path: str) -> Signature:

@@ -17,6 +17,7 @@ from ibex.adapters.telemetry.capacity import CapacityTelemetry
 from ibex.adapters.telemetry.freshness import WatchTelemetry
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.ops import AuthMetrics
+from ibex.adapters.telemetry.reloads import ReloadTelemetry
 from ibex.adapters.telemetry.round_trips import RedisTelemetry
 from ibex.domain.errors import ErrorCode
 from ibex.domain.proxying.capacity import Capacity, Limit
@@ -32,6 +33,8 @@ VALUES = {
     "ibex_proxy_capacity_refusals_total": {("limit", limit.value) for limit in Limit},
     "ibex_proxy_redis_questions_total": {("outcome", one) for one in ("answered", "failed", "passed_over")},
     "ibex_auth_redis_questions_total": {("outcome", one) for one in ("answered", "failed", "passed_over")},
+    "ibex_proxy_file_reloads_total": {("outcome", "refused")},
+    "ibex_auth_file_reloads_total": {("outcome", "refused")},
     "ibex_proxy_provider_errors_total": {("provider", "openai"), *(("code", code) for code in FAULTS)},
 }
 """The labels of the counters that alerts name, each with its values."""
@@ -67,6 +70,8 @@ def exported() -> dict[str, list[dict[str, str]]]:
     auth = AuthMetrics()
     RedisTelemetry(auth.registry)
     AuthCallTelemetry(auth)
+    for registry in (proxy.registry, auth.registry):
+        ReloadTelemetry(registry, ["IBEX_REDIS_URL_FILE"])
     proxy.registry.heartbeat()
     found: dict[str, list[dict[str, str]]] = {}
     for metrics in (proxy, auth):
