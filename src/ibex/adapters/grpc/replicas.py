@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2_grpc
 from ibex.adapters.grpc.generated import auth_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 STATE_POLL_INTERVAL_S: Final = 0.05
 RESOLVE_INTERVAL_S: Final = 10.0
@@ -169,28 +169,36 @@ class Replicas:
     async def renew(self) -> bool:
         """Replace each connection by a new one from ``connect``. Calls in flight on the old ones end first.
 
-        Watches move to the new connections after ``RENEWAL_GRACE_S``. Return False, and keep the old connections, if a
-        replica that is connected cannot be connected anew within ``RENEWAL_TIMEOUT_S``.
+        Watches move to the new connections after ``RENEWAL_GRACE_S``. Return False, and keep the old connections, if no
+        new one is made within ``RENEWAL_TIMEOUT_S``, or none to a replica that is connected.
         """
         former = dict(self._all)
         renewed = {key: self._connect_to(*key) for key in former}
         try:
-            async with asyncio.timeout(RENEWAL_TIMEOUT_S):
-                for key, replica in former.items():
-                    if replica.is_connected:
-                        await renewed[key].was_connected.wait()
-        except TimeoutError:
-            await _close_all(renewed.values())
-            return False
+            if not await self._are_connected(renewed):
+                await _close_all(renewed.values())
+                return False
         except BaseException:
             await asyncio.shield(_close_all(renewed.values()))
             raise
-        unwanted = [renewed[key] for key in former if self._all.get(key) is not former[key]]
-        replaced = [former[key] for key in former if self._all.get(key) is former[key]]
-        self._all.update({key: renewed[key] for key in former if self._all.get(key) is former[key]})
-        await _close_all(unwanted)
-        await _close_all(replaced, RENEWAL_GRACE_S)
+        still = [key for key in former if self._all.get(key) is former[key]]
+        self._all.update({key: renewed[key] for key in still})
+        await _close_all(renewed[key] for key in former if key not in still)
+        await _close_all((former[key] for key in still), RENEWAL_GRACE_S)
         return True
+
+    async def _are_connected(self, renewed: Mapping[tuple[Endpoint, str], Replica]) -> bool:
+        """Wait until each connected replica is connected anew, or, if none is connected, any of them."""
+        ready = grpc.ChannelConnectivity.READY
+        needed = [renewed[key] for key in renewed if self._all[key].channel.get_state() is ready]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RENEWAL_TIMEOUT_S):
+                if not needed:
+                    await self.connected.wait()
+                for replica in needed:
+                    await replica.was_connected.wait()
+        connected = [replica for replica in renewed.values() if replica.was_connected.is_set()]
+        return bool(connected) and all(replica in connected for replica in needed)
 
     async def _resolve_periodically(self, resolved: asyncio.Event) -> None:
         while True:
