@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.telemetry.shared_memory import SharedMemorySegment, create_shared_memory
+from ibex.entrypoints.outcome import EXIT_USAGE
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ _LOG = logging.getLogger("ibex.workers")
 EARLY_S: Final = 5.0
 """If a worker fails within this time, or before it served, all are stopped. One that was killed is restarted."""
 RESTART_DELAY_S: Final = 0.5
+UNUSABLE_FILE_DELAY_S: Final = 5.0
+"""The delay before a worker that finds an unusable file of a secret is started again."""
 AFTER_SHUTDOWN_S: Final = 15.0
 """The time that a worker has beyond ``IBEX_SHUTDOWN_TIMEOUT`` to flush its sinks, before it is killed."""
 
@@ -91,7 +94,11 @@ class _Supervisor:
         return self._exit_code
 
     async def _keep_running(self, number: int) -> None:
-        """Run one worker, and restart it when it dies, until ``_stopping`` is set."""
+        """Run one worker, and restart it when it dies, until ``_stopping`` is set.
+
+        If the settings are invalid although a worker has served with them, the file of a secret is unusable at the
+        moment (ADR 0061). The other workers go on with the old value.
+        """
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             started = loop.time()
@@ -102,12 +109,16 @@ class _Supervisor:
                 return
             _LOG.error("worker %d ended with code %d", number, worker.returncode)
             is_early = loop.time() - started < EARLY_S
+            delay_s = RESTART_DELAY_S
             if worker.returncode > 0 and (is_early or not self._has_served(number, worker)):
-                self._exit_code = worker.returncode
-                self._stopping.set()
-                return
+                has_any_served = any(segment.heartbeat_ns > 0 for segment in self._segments)
+                if not (has_any_served and worker.returncode == EXIT_USAGE):
+                    self._exit_code = worker.returncode
+                    self._stopping.set()
+                    return
+                delay_s = UNUSABLE_FILE_DELAY_S
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), RESTART_DELAY_S)
+                await asyncio.wait_for(self._stopping.wait(), delay_s)
 
     def _has_served(self, number: int, worker: Process) -> bool:
         """Return whether the worker's event loop has run, however long the start took."""
