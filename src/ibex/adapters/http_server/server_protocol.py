@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from ibex.adapters.http_server.client_connection import WATCH, WHOLE_BODY
 from ibex.adapters.http_server.client_reading import ClientReading
 from ibex.adapters.http_server.connections import MAX_DISCARDED_BYTES, ConnectionLimits, ConnectionTable, Reading
+from ibex.adapters.http_server.direct_request import DirectClient
 from ibex.adapters.http_server.errors import NotHttpError
 from ibex.adapters.http_server.outer_middleware import REFUSED
 from ibex.adapters.http_server.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, end_of_request_line, header_error
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from ibex.adapters.http_server.asgi import Scope
     from ibex.adapters.http_server.connections import State
+    from ibex.adapters.http_server.direct_request import DirectRequest, DirectRoutes
     from ibex.adapters.http_server.early_refusal import EarlyRefusal, EarlyRefusals
     from ibex.domain.errors import IbexError
 
@@ -82,6 +84,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._discarded_bytes = 0
         self._error: IbexError | None = None
         self._early: EarlyRefusals | None = getattr(self.app, "early_refusals", None)
+        self._direct: DirectRoutes | None = getattr(self.app, "direct_routes", None)
         self._early_refusal: EarlyRefusal | None = None
 
     @classmethod
@@ -156,12 +159,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._client_reading = ClientReading(self.transport, self._table.limits)
         self._client_reading.begin()
 
-    def _watch(self, left: Callable[[], None]) -> None:
-        """Call ``left`` when the connection is lost before the response to the running request is complete.
+    def watch(self, on_left: Callable[[], None]) -> None:
+        """Call ``on_left`` when the connection is lost before the response to the running request is complete.
 
         The server detects this only while it reads, so this resumes reading after a large body or pipelined requests.
         """
-        self._on_client_left = left
+        self._on_client_left = on_left
         self._resume_reading()
 
     def _resume_reading(self) -> None:
@@ -208,18 +211,25 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     # Requests
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, unless data is being discarded."""
-        reading = self._reading
-        if reading == _DISCARDED:
+        """Serve a direct request at once. Feed the parser with other data, unless data is being discarded."""
+        if self._reading == _DISCARDED:
             self._count_discarded(len(data))
             return
-        if reading == _BODY:
+        if self._reading == _NOTHING_YET and self._running is None and self._direct is not None and self._error is None:
+            request = self._direct.parse(data)
+            if request is not None:
+                self._serve_directly(self._direct, request)
+                return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        if self._reading == _BODY:
             self._framing_bytes += len(data)
             self._is_first_in_read = False
         else:
             self._head_bytes += len(data)
             self._is_first_in_read = True
-        if reading == _HEAD:
+        if self._reading == _HEAD:
             self._read += data
         else:
             self._read, self._after_line = data, 0
@@ -237,6 +247,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._read = b""
             if self._framing_bytes or self.state is self._table.framing:
                 self._limit_framing()
+
+    def _serve_directly(self, routes: DirectRoutes, request: DirectRequest) -> None:
+        self._table.enter(self, self._table.request)
+        client = DirectClient(request, self, self.server_state.default_headers, routes.clock)
+        # the base class and this one see a running cycle, with the attributes that they use
+        self._running = self.cycle = cast("RequestResponseCycle", client)
+        task = self.loop.create_task(routes.serve(client))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def _count_discarded(self, size: int) -> None:
         """Limit the discarded bytes of the connection in total, and those of the worker in each second."""
@@ -284,7 +303,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             raise NotHttpError
         super().on_message_begin()
         self._reading = _HEAD
-        extensions = {WATCH: self._watch}
+        extensions = {WATCH: self.watch}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # typed for its own extensions
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -392,6 +411,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._table.enter(self, self._table.request)
         scope = cast("Scope", self.scope)
         scope.update({"method": "", "path": "", "raw_path": b"", "query_string": b"", "headers": origin})
-        scope["extensions"] = {WATCH: self._watch, REFUSED: error}
+        scope["extensions"] = {WATCH: self.watch, REFUSED: error}
         self.cycle = last_cycle(self)
         self._start_asgi_task(self.cycle, self.app)
