@@ -109,13 +109,13 @@ class Stage:
 def _play(peer: Peer) -> Column:
     """Return the column of a peer: the cell and the results of each scene."""
     with ExitStack() as stack:
-        headers = {}
+        headers, url = {}, ""
         if peer.behind:
             PEERS[peer.behind].install()
             url = stack.enter_context(PEERS[peer.behind].running({}))
             headers = {"x-portkey-provider": "openai", "x-portkey-custom-host": url}
         peer.install()
-        base_url = stack.enter_context(peer.running(headers))
+        base_url = stack.enter_context(peer.running(headers, url))
         folder = stack.enter_context(folder_of_its_own())
         stage = Stage(peer, base_url, folder)
         stack.callback(stage.dev.stop)
@@ -130,7 +130,8 @@ def _play(peer: Peer) -> Column:
 
 def main(arguments: list[str]) -> int:
     """Run all scenes with the named peers, by default with all; return the exit code."""
-    names = [name for name in arguments if name != "-v"] or list(PEERS)
+    names = [name for name in arguments if name != "-v"]
+    names = names or [name for name, peer in PEERS.items() if not peer.only_bench]
     table: dict[str, Column] = {}
     for name in names:
         _say(f"{PEERS[name].package} ...")
