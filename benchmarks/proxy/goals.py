@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from benchmarks.proxy.gateways import LITELLM, NGINX, PORTKEY
 from benchmarks.proxy.stages import NOT_RUN, spoken, target_us
@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 
     Goal = dict[str, Any]
     Results = Mapping[str, Any]
-    Figure = tuple[float, str]
-    """A value, and a note on how it came about."""
 
 NOT_MEASURED: Final = "not measured in this run"
 BESIDES: Final = "+"
 """The number of a limit that is none of the twelve."""
 _SOAK_MINUTES: Final = 10
+_STREAMS: Final = 500
+_OPEN_STREAMS: Final = 1_000
+
+
+class Figure(NamedTuple):
+    """A value, and a note on how it came about; ``is_partial`` if the run asked for less than the goal does."""
+
+    value: float
+    note: str = ""
+    is_partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,10 @@ class _Goal:
 
 
 def goals_of(results: Results) -> list[Goal]:
-    """Return goals with ``number, what, goal, now, reached, note``; ``reached`` is None if nothing tells."""
+    """Return goals with ``number, what, goal, now, reached, note``.
+
+    ``reached`` is None if nothing was measured, or less than the goal asks for was within its limit.
+    """
     return [_judged(goal, results) for goal in _GOALS] + list(_stages(results))
 
 
@@ -61,10 +72,11 @@ def _judged(goal: _Goal, results: Results) -> Goal:
     figure = goal.figure(results)
     if figure is None:
         return {**told, "now": NOT_MEASURED, "reached": None, "note": ""}
-    value, note = figure
+    value, note, is_partial = figure
     if goal.is_difference and value < 0:  # shows only the distance of the two measurements
         return {**told, "now": "within noise", "reached": True if -value <= goal.limit else None, "note": note}
-    reached = value >= goal.limit if goal.is_minimum else value <= goal.limit
+    within = value >= goal.limit if goal.is_minimum else value <= goal.limit
+    reached = None if within and is_partial else within
     digits = 0 if value >= 100 or isinstance(value, int) else 1 if value >= 10 else 2  # noqa: PLR2004 - three that count
     return {**told, "now": f"{value:,.{digits}f} {goal.unit}".rstrip(), "reached": reached, "note": note}
 
@@ -76,7 +88,7 @@ def _of_nginx(section: str, key: str, unit: str) -> Callable[[Results], Figure |
         if times is None:
             return None
         own, beside = median(runs[ibex_name(2)], key), median(runs[NGINX], key)
-        return times, f"{own:,.2f} {unit} beside nginx's {beside:,.2f}"
+        return Figure(times, f"{own:,.2f} {unit} beside nginx's {beside:,.2f}")
 
     return figure
 
@@ -87,7 +99,8 @@ def _rate_of(peer: str) -> Callable[[Results], Figure | None]:
         times = ratio(runs, ibex_name(1), peer, "rate")
         if times is None:
             return None
-        return times, f"{median(runs[ibex_name(1)], 'rate'):,.0f}/s beside {median(runs[peer], 'rate'):,.0f}/s"
+        own, beside = median(runs[ibex_name(1)], "rate"), median(runs[peer], "rate")
+        return Figure(times, f"{own:,.0f}/s beside {beside:,.0f}/s")
 
     return figure
 
@@ -99,7 +112,9 @@ def _delay(key: str) -> Callable[[Results], Figure | None]:
         if ibex_name(2) not in runs or DIRECT not in runs:
             return None
         through, floor = median(runs[ibex_name(2)], key), median(runs[DIRECT], key)
-        return through - floor, f"{streams['streams']} streams: {through:.2f} ms, without a proxy {floor:.2f} ms"
+        count = streams["streams"]
+        note = f"{count} streams: {through:.2f} ms, without a proxy {floor:.2f} ms"
+        return Figure(through - floor, note, is_partial=count < _STREAMS)
 
     return figure
 
@@ -110,7 +125,7 @@ def _size(size: str) -> Callable[[Results], Figure | None]:
         if ibex_name(1) not in runs or DIRECT not in runs:
             return None
         through, floor = (median([run[size] for run in runs[name]], "p50_ms") for name in (ibex_name(1), DIRECT))
-        return through - floor, f"p50, {through:.1f} ms in all, {floor:.1f} ms without a proxy"
+        return Figure(through - floor, f"p50, {through:.1f} ms in all, {floor:.1f} ms without a proxy")
 
     return figure
 
@@ -119,7 +134,8 @@ def _open_memory(results: Results) -> Figure | None:
     memory = results.get("memory")
     if not memory:
         return None
-    return memory["open_mb"], f"{memory['streams']:,} streams; {memory['at_rest_mb']:.0f} MB at rest"
+    note = f"{memory['streams']:,} streams; {memory['at_rest_mb']:.0f} MB at rest"
+    return Figure(memory["open_mb"], note, is_partial=memory["streams"] < _OPEN_STREAMS)
 
 
 def _growth(results: Results) -> Figure | None:
@@ -128,28 +144,29 @@ def _growth(results: Results) -> Figure | None:
         return None
     first, last = soak["slices"][0], soak["slices"][-1]
     note = f"{first['memory_mb']:.0f} MB, then {last['memory_mb']:.0f} MB"
-    if soak["minutes"] < _SOAK_MINUTES:
+    is_partial = soak["minutes"] < _SOAK_MINUTES
+    if is_partial:
         note += f", but in {soak['minutes']:g} minutes: --soak-minutes {_SOAK_MINUTES} measures the goal"
-    return last["memory_mb"] / first["memory_mb"], note
+    return Figure(last["memory_mb"] / first["memory_mb"], note, is_partial=is_partial)
 
 
 def _start(key: str) -> Callable[[Results], Figure | None]:
     def figure(results: Results) -> Figure | None:
         starts = results.get("starts")
-        return (statistics.median(starts[key]), "") if starts else None
+        return Figure(statistics.median(starts[key])) if starts else None
 
     return figure
 
 
 def _trace(results: Results) -> Figure | None:
     fresh = results.get("freshness")
-    return (fresh["trace_ms"], fresh["trace_note"]) if fresh and fresh["trace_ms"] is not None else None
+    return Figure(fresh["trace_ms"], fresh["trace_note"]) if fresh and fresh["trace_ms"] is not None else None
 
 
 def _next_requests(key: str) -> Callable[[Results], Figure | None]:
     def figure(results: Results) -> Figure | None:
         fresh = results.get("freshness")
-        return (fresh[key], f"of {fresh['requests']}, after {fresh['changes']} changes") if fresh else None
+        return Figure(fresh[key], f"of {fresh['requests']}, after {fresh['changes']} changes") if fresh else None
 
     return figure
 
@@ -158,21 +175,21 @@ def _behind(results: Results) -> Figure | None:
     found = results.get("organizations")
     if not found:
         return None
-    return found["worst_s"], f"the worst of {found['turns']:,} turns; median {found['median_s']:.2f} s"
+    return Figure(found["worst_s"], f"the worst of {found['turns']:,} turns; median {found['median_s']:.2f} s")
 
 
 def _switches(results: Results) -> Figure | None:
     found = results.get("switches")
     if not found:
         return None
-    return total(found["per_request"]), f"all threads of the workers, at {found['a_second']:.0f}/s"
+    return Figure(total(found["per_request"]), f"all threads of the workers, at {found['a_second']:.0f}/s")
 
 
 def _errors(section: str) -> Callable[[Results], Figure | None]:
     def figure(results: Results) -> Figure | None:
         found = results.get(section) or {}
         runs = found.get("slices") or found.get("runs", {}).get(ibex_name(2))
-        return (sum(run["failed"] for run in runs), "") if runs else None
+        return Figure(sum(run["failed"] for run in runs)) if runs else None
 
     return figure
 
@@ -185,7 +202,7 @@ def _idle(results: Results) -> Figure | None:
     note = (
         f"{idle['idle']:,} idle: {after:.0f} µs; before {before:.0f} µs, right afterwards without them {afresh:.0f} µs"
     )
-    return after * 2 / (before + afresh), note
+    return Figure(after * 2 / (before + afresh), note)
 
 
 def _stages(results: Results) -> Iterator[Goal]:
@@ -202,7 +219,7 @@ def _stages(results: Results) -> Iterator[Goal]:
 
 
 def _stage(median_us: float) -> Callable[[Results], Figure | None]:
-    return lambda _: (median_us, "")
+    return lambda _: Figure(median_us)
 
 
 _PACED: Final = "paced 400/s: {}, as a multiple of nginx's"
