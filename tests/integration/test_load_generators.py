@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.cpu_time import machine_used_s, memory_mb, metered, tree
+from harness.cpu_time import machine_used_s, memory_mb, metered, tree, used_s
 from harness.nginx import nginx, nginx_program
 from harness.request_load import as_fast_as_answered, at_a_rate, chat_request, responses_request
 from harness.servers import fast_provider, fast_provider_process, free_port
@@ -141,3 +143,12 @@ def test_cpu_time_is_attributed_to_the_processes_that_used_it() -> None:
     assert use.by_group["provider"] > 0
     assert use.by_group["this"] > 0
     assert machine_used_s() > use.machine_s > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel counts ticks only")
+def test_cpu_time_is_finer_than_a_tick() -> None:
+    """A small proxy uses some ticks in a whole measurement."""
+    before, began = used_s([os.getpid()]), time.process_time()
+    while time.process_time() - began < 0.001:
+        pass
+    assert 0.0005 < used_s([os.getpid()]) - before < 0.009
