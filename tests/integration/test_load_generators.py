@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
+_WORK = """
+import sys, time
+print(flush=True)
+for _ in sys.stdin:
+    began = time.process_time()
+    while time.process_time() - began < 0.002:
+        pass
+    print(flush=True)
+"""
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
 
@@ -147,8 +157,18 @@ def test_cpu_time_is_attributed_to_the_processes_that_used_it() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel counts ticks only")
 def test_cpu_time_is_finer_than_a_tick() -> None:
-    """A small proxy uses some ticks in a whole measurement."""
-    before, began = used_s([os.getpid()]), time.process_time()
-    while time.process_time() - began < 0.001:
-        pass
-    assert 0.0005 < used_s([os.getpid()]) - before < 0.009
+    """A small proxy uses some ticks in a whole measurement. A process that waits is told exactly."""
+    command = [sys.executable, "-c", _WORK]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        used = []
+        for _ in range(5):
+            before = used_s([process.pid])
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            process.stdout.readline()
+            used.append(used_s([process.pid]) - before)
+        process.stdin.close()
+    assert 0.0005 < sorted(used)[2] < 0.009

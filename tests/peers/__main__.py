@@ -71,7 +71,7 @@ class Stage:
         environ = {"OPENAI_API_KEY": key, "OPENAI_BASE_URL": base_url, "IBEX_OPENAI_MODELS": ",".join(map(str, models))}
         self._peer = peer
         self._direct = openai.OpenAI(base_url=base_url, api_key=key, max_retries=0)
-        self.dev = IbexDev.start(folder / key, environ | {"OPENAI_RETRY_BASE_DELAY": "0.1"})
+        self.dev = IbexDev.start(folder / key, environ | {"OPENAI_RETRY_BASE_DELAY": "0.1", **peer.ibex})
         self.dev.ibex_json("agent", "create", "bare")
         token = self.dev.ibex_json("token", "create", "--name", "peers", "--agent", "bare")["token"]
         self._through = openai.OpenAI(base_url=f"{self.dev.address}/v1", api_key=token, max_retries=0)

@@ -44,6 +44,7 @@ class Peer:
     behind: str | None = None
     unlabelled: bool = False
     only_bench: bool = False
+    ibex: Mapping[str, str] = field(default_factory=dict)
 
     def install(self) -> None:
         """Create the environment of the peer, once for each version."""
