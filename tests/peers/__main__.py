@@ -1,9 +1,8 @@
 """`make peers`: servers that implement OpenAI's API, called directly and through IBEX with the OpenAI SDK, as a table.
 
 Its cells: `ok`: both calls had the same result. `400`: both were refused with this status. `401>503`: IBEX correctly
-returns the second status for the first. `peer>503`: a stream without the content type of one. `peer`: the SDK cannot
-read the direct response. `-`: not supported by the peer. `IBEX`: a difference that IBEX causes, with exit code 1. ARGS
-selects some of the peers; -v prints the results.
+returns the second status for the first. `peer`: the SDK cannot read the direct response. `-`: not supported by the
+peer. `IBEX`: a difference that IBEX causes, with exit code 1. ARGS selects some of the peers; -v prints the results.
 """
 
 from __future__ import annotations
@@ -52,12 +51,11 @@ def _outcome(ask: Callable[[], object]) -> Outcome:
         return repr(error), _UNREADABLE
 
 
-def _verdict(direct: Outcome, through: Outcome, *, unlabelled: bool) -> str:
+def _verdict(direct: Outcome, through: Outcome) -> str:
     if direct[1] == _UNREADABLE:
         return "peer"
     if direct[1] is None:
-        ours = "peer>503" if unlabelled and through[1] == _UNAVAILABLE else IBEX_S_FAULT
-        return "ok" if direct == through else ours
+        return "ok" if direct == through else IBEX_S_FAULT
     if through[1] != (direct[1] if direct[1] in _PASSED_ON else _UNAVAILABLE):
         return IBEX_S_FAULT
     return f"{direct[1]}" if direct[1] == through[1] else f"{direct[1]}>{through[1]}"
@@ -83,10 +81,7 @@ class Stage:
         if name == "rate limited" and not self._peer.limited:
             return "-", None
         direct, through = (_outcome(lambda to=to: scene(to, model)) for to in (self._direct, self._through))  # type: ignore[misc]
-        return _verdict(direct, through, unlabelled=self._peer.unlabelled and "streamed" in name), (
-            direct,
-            through,
-        )
+        return _verdict(direct, through), (direct, through)
 
     def recorded(self, name: str, scene: Scene, model: str) -> tuple[str, object]:
         """Return a cell for the record of a turn: its tokens, which the client did not request, and its end."""

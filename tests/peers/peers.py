@@ -42,7 +42,6 @@ class Peer:
     slow: str | None = None
     limited: str | None = None
     behind: str | None = None
-    unlabelled: bool = False
     only_bench: bool = False
     ibex: Mapping[str, str] = field(default_factory=dict)
 
