@@ -1,4 +1,4 @@
-"""Numbers 1 and 2: a closed loop with an instant provider; one worker beside its peers, and more workers."""
+"""Goals 4 and 5: a closed loop with an instant provider; one worker beside its peers, and more workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Number 3: a provider with a model's pace, requests at a fixed rate, and the proxy's overhead for each of them."""
+"""Goals 1 to 3: a provider with a model's pace, requests at a fixed rate, and the proxy's overhead for each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Number 5: large requests, and whether idle agents and sessions slow down the active ones."""
+"""Goal 7: large requests, and whether idle agents and sessions slow down the active ones."""
 
 from __future__ import annotations
 
