@@ -107,8 +107,8 @@ bench-gate: $(STAMP) ## fail if a request costs a tenth more than in a baseline 
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench_gate $(if $(BASE),--base $(BASE)) $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: $(STAMP) $(BENCH_STAMP) ## install LiteLLM, Portkey's gateway, a profiler and IBEX as its users have it for make bench; needs node
-	@PYTHONPATH=tests $(BIN)/python -m peers.install litellm portkey
+bench-peers: $(STAMP) $(BENCH_STAMP) ## install Envoy, Ferro, Portkey's gateway, LiteLLM, a profiler and IBEX as its users have it for make bench; needs node
+	@PYTHONPATH=tests $(BIN)/python -m peers.install envoy ferrogw portkey litellm
 
 .PHONY: exit-gate
 exit-gate: $(STAMP) ## what "done" means, each with figure and limit, two minutes; ARGS="--only smoke" for some
