@@ -125,10 +125,11 @@ async def _write(url: str, cluster: str | None, rate: float, seconds: float, rea
         batch = range(done, min(total, int((time.time() - began) * rate), done + BATCH_ROWS))
         own: dict[str, Any] = {"emitter_id": written.emitter_id, "requested_at": datetime.now(UTC)}
         rows = [replace(trace, emitter_seq=n + 1, **own) for n in batch]
-        for _ in range(1 + (len(written.batches) % REPEATED == 0)):
-            started = time.time()
-            await traces.write(rows, f"{written.emitter_id}-{done}")
+        started = time.time()
+        await traces.write(rows, f"{written.emitter_id}-{done}")
         written.batches.append(time.time() - started)
+        if len(written.batches) % REPEATED == 0:
+            await traces.write(rows, f"{written.emitter_id}-{done}")
         written.arrived.extend(began + n / rate for n in batch)
         done = batch.stop if batch else done
     await traces.close()

@@ -79,12 +79,12 @@ def _table_findings(state: TableState, cluster: str | None) -> Iterator[Result]:
         )
         yield Result(Verdict.ADVICE, message, f"Set IBEX_TRACE_BATCHES_PER_SECOND to {needed} or more. {_MIGRATE}")
     if state.engine and not state.has_asynchronous_inserts:
-        needed = "23.7" if is_replicated(state.engine) else "26.2"
+        version = "23.7" if is_replicated(state.engine) else "26.2"
         message = (
             f"ClickHouse {state.version} cannot recognize repeated batches of asynchronous inserts into a table with "
             f"the engine {state.engine}, so each batch becomes a part: up to 5 a second from each worker"
         )
-        hint = f"With more than 10 workers, use version {needed} or newer, and allow this user to change its settings."
+        hint = f"With more than 10 workers, use version {version} or newer, and allow this user to change its settings."
         yield Result(Verdict.ADVICE, message, hint)
 
 

@@ -133,7 +133,7 @@ def _window(client: Client, engine: str, definition: str) -> int:
 
 def _shards_reached(address: ClickHouseAddress, bound: Mapping[str, Any]) -> int:
     """Return how many shards new connections reach: each has its own path in Keeper."""
-    paths = set()
+    paths: set[str] = set()
     for _ in range(CONNECTIONS):
         client = address.connect()
         try:
