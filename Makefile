@@ -169,6 +169,10 @@ bench-streams: $(STAMP) ## measure what streaming through IBEX adds, its memory,
 settings-reference: $(STAMP) ## write .env.example and docs/configuration.md anew
 	@$(BIN)/python -m ibex.entrypoints.settings_reference
 
+.PHONY: clickhouse-ddl
+clickhouse-ddl: $(STAMP) ## write tests/cases/clickhouse/cluster.sql anew: what ibex migrate runs on a ClickHouse cluster
+	@PYTHONPATH=tests $(BIN)/python -m harness.clickhouse_ddl
+
 .PHONY: constraints
 constraints: ## pin what a fresh environment resolves to
 	@rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints

@@ -46,6 +46,8 @@ ANNOUNCED = (
     "IBEX_TOKEN_PEPPERS",
 )
 """The settings that other commands need to reach the running servers."""
+ONE_WORKER = "5"
+"""How many batches of traces a worker writes in a second, at most."""
 FIRST_DIRECTIVE = "You are a helpful assistant. Answer briefly and say so when you do not know."
 """The first agent's directive, until its operator changes it."""
 
@@ -89,6 +91,7 @@ class _Servers:
             "IBEX_AUTH_DATABASE_URL": self.postgres.url(AUTH_ROLE),
             "IBEX_OWNER_DATABASE_URL": self.postgres.url(OWNER_ROLE),
             "IBEX_CLICKHOUSE_URL": self.clickhouse.url,
+            "IBEX_CLICKHOUSE_CLUSTER": "",
         }
 
 
@@ -100,6 +103,7 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
     _end_on_hangup()
     with home.claim():
         own = {"IBEX_TOKEN_PEPPERS": home.token_peppers(), "IBEX_JOURNAL_DIR": str(home.journal)}
+        environ = {"IBEX_TRACE_BATCHES_PER_SECOND": ONE_WORKER, **environ}
         wanted = Settings.load({**environ, **own})
         check_tracing(wanted)
         with _open_log(home.log) as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

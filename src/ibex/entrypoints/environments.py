@@ -93,8 +93,8 @@ def _peppers(peppers: Secret[dict[str, bytes]]) -> TokenPeppers:
     return TokenPeppers(peppers.reveal())
 
 
-def _traces(url: Secret[str]) -> ClickHouseTraces:
-    return ClickHouseTraces(url.reveal())
+def _traces(url: Secret[str], cluster: str | None) -> ClickHouseTraces:
+    return ClickHouseTraces(url.reveal(), cluster=cluster)
 
 
 def _provider_registry(settings: Settings, transport: httpx.AsyncBaseTransport, clock: Clock) -> ProviderRegistry:
@@ -233,7 +233,9 @@ class _Adapters(containers.DeclarativeContainer):
 
 
 class _ProxyAdapters(_Adapters):
-    traces = providers.Singleton(_traces, _Adapters.settings.provided.clickhouse_url)
+    traces = providers.Singleton(
+        _traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
+    )
     journal = providers.Singleton(
         SqliteJournal,
         _Adapters.settings.provided.journal_dir,
@@ -347,7 +349,9 @@ class OperatorAdapters(_Adapters):
     database = providers.Singleton(_database, _Adapters.settings.provided.database_url, APP_ROLE)
     directives = providers.Singleton(PostgresDirectives, database)
     sessions = providers.Singleton(PostgresSessions, database)
-    traces = providers.Singleton(_traces, _Adapters.settings.provided.clickhouse_url)
+    traces = providers.Singleton(
+        _traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
+    )
 
     identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)

@@ -28,7 +28,12 @@ def migrate(settings: Settings) -> list[str]:
     except PostgresMigrationError as error:
         raise CommandFailedError(f"IBEX_OWNER_DATABASE_URL: {error}") from None
     try:
-        applied = migrate_clickhouse(settings.clickhouse_url.reveal(), ttl_days=settings.trace_ttl_days)
+        applied = migrate_clickhouse(
+            settings.clickhouse_url.reveal(),
+            ttl_days=settings.trace_ttl_days,
+            cluster=settings.clickhouse_cluster,
+            batches_per_second=settings.trace_batches_per_second,
+        )
     except (ClickHouseMigrationError, ValueError) as error:
         raise CommandFailedError(f"IBEX_CLICKHOUSE_URL: {error}") from None
     return [
