@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from harness.process import IbexProcess
-from ibex.entrypoints.proxy_server import address_of, listen, serve_http
+from ibex.entrypoints.listening import address_of, listen
+from ibex.entrypoints.proxy_server import serve_http
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ async def test_serving_ends_after_cancelled_requests_have_finished(listener: soc
                 await asyncio.sleep(0)
             recorded.set()
 
-    serving = asyncio.create_task(serve_http(app, listener, Settings(shutdown_timeout_s=1), lambda: None))
+    serving = asyncio.create_task(
+        serve_http(app, listener, Settings(drain_delay_s=0, shutdown_timeout_s=1), lambda: None)
+    )
     async with httpx.AsyncClient(trust_env=False) as client:
         asking = asyncio.create_task(client.get(address_of(listener)))
         await arrived.wait()
@@ -97,7 +100,9 @@ async def test_a_signal_lets_a_running_request_finish(listener: socket.socket) -
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
         await send({"type": "http.response.body", "body": b"done"})
 
-    serving = asyncio.create_task(serve_http(app, listener, Settings(shutdown_timeout_s=10), drained.set))
+    serving = asyncio.create_task(
+        serve_http(app, listener, Settings(drain_delay_s=0, shutdown_timeout_s=10), drained.set)
+    )
     async with httpx.AsyncClient(trust_env=False) as client:
         asking = asyncio.create_task(client.get(address_of(listener)))
         await arrived.wait()

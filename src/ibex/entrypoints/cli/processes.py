@@ -59,19 +59,18 @@ def _short(path: str) -> str:
 @click.option(
     "--workers",
     type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    help="The number of worker processes, which share one port.",
+    help="The number of worker processes, which share one port. SIGHUP replaces them one by one. Default: one process "
+    "that serves by itself.",
 )
 @click.pass_obj
-def serve(invocation: Invocation, workers: int) -> None:
+def serve(invocation: Invocation, workers: int | None) -> None:
     """Start the proxy with the servers that the settings name."""
     from ibex.entrypoints.proxy import serve as run  # noqa: PLC0415 - keeps --help quick
 
     environ = invocation.environ_of_settings()
-    has_servers = workers > 1 or invocation.in_production or any(environ.get(name) for name in _SERVER_SETTINGS)
+    has_servers = (workers or 1) > 1 or invocation.in_production or any(environ.get(name) for name in _SERVER_SETTINGS)
     with invocation.explaining_missing_settings("" if has_servers else invocation.no_instance()):
-        raise Exit(run(environ, workers))
+        raise Exit(run(invocation.environ_of_settings, workers))
 
 
 @click.group()
