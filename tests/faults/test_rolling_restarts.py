@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import time
 from pathlib import Path
@@ -30,6 +31,8 @@ CLIENTS: Final = 4
 ASKED: Final = 20
 READY: Final = b"GET /ready HTTP/1.1\r\nhost: ibex.test\r\n\r\n"
 _LISTENS: Final = "0A"
+_LOG: Final = logging.getLogger(__name__)
+"""``pytest --log-cli-level=INFO`` shows how many requests failed and succeeded."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def test_no_request_fails_while_proxies_behind_nginx_restart(rolling: Rolling) -
         for address in addresses:
             rolling.restart(address, WORKERS)
             load.go_on(ASKED)
-    print(f"failed {len(load.failures)} of {load.served.total()}: {dict(load.served)}; longest {load.longest_s:.2f} s")
+    _LOG.info("%s", load)
     assert load.failures == []
 
 
@@ -75,7 +78,7 @@ def test_no_request_fails_while_sighup_replaces_the_workers(rolling: Rolling) ->
         rolling.replace_workers(address)
         load.go_on(ASKED)
     after = rolling.production.workers()
-    print(f"failed {len(load.failures)} of {load.served.total()}: {dict(load.served)}; longest {load.longest_s:.2f} s")
+    _LOG.info("%s", load)
     assert load.failures == []
     assert (len(before | after), len(after)) == (2 * WORKERS, WORKERS)
 

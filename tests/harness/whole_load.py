@@ -52,6 +52,13 @@ class WholeLoad:
             self._stopping = True
             thread.join(END_S)
 
+    def __str__(self) -> str:
+        counted = ", ".join(f"{number} {kind}" for kind, number in sorted(self.served.items()))
+        return (
+            f"{len(self.failures)} requests failed, {self.served.total()} succeeded ({counted}); "
+            f"the longest buffered one took {self.longest_s:.2f} s"
+        )
+
     def go_on(self, requests: int) -> None:
         """Wait until every kind has got this many more responses, or one has failed."""
         wanted = {kind: self.served[kind] + requests for kind in KINDS}

@@ -115,6 +115,58 @@ def test_a_failed_migration_leaves_nothing(empty_postgres: PostgresDatabase) -> 
     assert _objects(empty_postgres) == before
 
 
+def test_pending_migrations_are_listed_without_a_change(empty_postgres: PostgresDatabase) -> None:
+    """They are listed in order. Afterwards there are none."""
+    url = empty_postgres.owner_url
+    before = _objects(empty_postgres)
+    revisions = list(migrate.pending(url))
+    assert (revisions[0], revisions[-1], revisions) == ("0001", migrate.head(), sorted(revisions))
+    assert _objects(empty_postgres) == before
+    migrate.upgrade(url, "0002")
+    assert list(migrate.pending(url)) == revisions[2:]
+    migrate.upgrade(url)
+    assert list(migrate.pending(url)) == []
+
+
+def test_a_migration_gives_up_if_a_transaction_keeps_a_table_locked(empty_postgres: PostgresDatabase) -> None:
+    """It never waits long, because the proxies' statements would wait behind it. The error says what to do."""
+    url = empty_postgres.owner_url
+    migrate.upgrade(url, "0008")
+    with psycopg.connect(url) as other:
+        other.execute("SELECT count(*) FROM checkpoints")  # holds a lock until the end of the transaction
+        with pytest.raises(migrate.MigrationError, match=r"another transaction holds a lock .* pg_stat_activity"):
+            migrate.upgrade(url, attempts=2)
+    assert migrate.current(url) == "0008"
+
+
+async def test_a_migration_waits_until_a_table_is_not_locked(empty_postgres: PostgresDatabase) -> None:
+    """Meanwhile statements of others do not wait for longer than the lock timeout."""
+    url = empty_postgres.owner_url
+    migrate.upgrade(url, "0008")
+    with psycopg.connect(url) as other, psycopg.connect(url, autocommit=True) as third:
+        other.execute("SELECT count(*) FROM checkpoints")
+        migrating = asyncio.create_task(asyncio.to_thread(migrate.upgrade, url))
+        while not third.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():
+            await asyncio.sleep(0.01)  # the server sends no notification
+        third.execute(f"SET statement_timeout = '{migrate.LOCK_TIMEOUT_S + 5}s'".encode())
+        third.execute("SELECT count(*) FROM checkpoints")
+        assert not migrating.done()
+        other.rollback()
+        assert await migrating == migrate.head()
+
+
+def test_a_newer_schema_stays_as_it_is(empty_postgres: PostgresDatabase) -> None:
+    """The error names both revisions, so that a user knows which version of IBEX to run."""
+    url = empty_postgres.owner_url
+    migrate.upgrade(url)
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    for act in (migrate.upgrade, migrate.pending):
+        with pytest.raises(migrate.NewerSchemaError, match=f"at revision 9999, .* up to {migrate.head()}"):
+            act(url)
+    assert migrate.current(url) == "9999"
+
+
 def test_the_migrated_schema_matches_the_tables(migrated_postgres: PostgresDatabase) -> None:
     """Alembic finds no difference between the database and ``tables``, defaults and types included."""
     with migrate.locked_connection(migrated_postgres.owner_url) as connection:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,7 @@ from ibex.adapters.clickhouse.connection import ClickHouseAddress, disconnect, r
 from ibex.adapters.clickhouse.trace_queries import TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from clickhouse_connect.driver.client import Client
 
@@ -41,6 +42,10 @@ SELECT {version:UInt32}, {name:String}, {checksum:String}
 
 class MigrationError(Exception):
     """ClickHouse could not be migrated, or its schema does not match the files. The message contains no secret."""
+
+
+class NewerSchemaError(MigrationError):
+    """The schema is newer than this version of IBEX, so there is nothing to migrate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +85,28 @@ def migrate(url: str, *, ttl_days: int = TTL_DAYS, files: Sequence[Migration] | 
     """Apply all pending migrations and the TTL; return what was applied, empty if everything was up to date.
 
     Creates the database if it does not exist. ClickHouse deletes traces ``ttl_days`` after the start of their day.
-    Raises ``MigrationError``, and ``ValueError`` for an invalid URL (see ``ClickHouseAddress.parse``).
+    Raises ``MigrationError``, ``NewerSchemaError`` if the database has a migration that is not in ``files``, and
+    ``ValueError`` for an invalid URL (see ``ClickHouseAddress.parse``).
     """
-    address = ClickHouseAddress.parse(url)
     wanted = migrations() if files is None else files
+    with _migrator(url) as migrator:
+        return migrator.run(wanted, ttl_days)
+
+
+def pending(url: str, *, ttl_days: int = TTL_DAYS, files: Sequence[Migration] | None = None) -> list[str]:
+    """Return what ``migrate`` would apply, in order. Changes nothing. Raises as ``migrate`` does."""
+    wanted = migrations() if files is None else files
+    with _migrator(url) as migrator:
+        return migrator.pending(wanted, ttl_days)
+
+
+@contextmanager
+def _migrator(url: str) -> Iterator[_Migrator]:
+    address = ClickHouseAddress.parse(url)
     try:
         client = address.connect(_TIMEOUT_S)
         try:
-            return _Migrator(client, address.database).run(wanted, ttl_days)
+            yield _Migrator(client, address.database)
         finally:
             disconnect(client)
     except MigrationError:
@@ -113,25 +132,40 @@ class _Migrator:
             self._apply(migration)
         return [migration.name for migration in missing] + self._apply_ttl(ttl_days)
 
+    def pending(self, wanted: Sequence[Migration], ttl_days: int) -> list[str]:
+        has_records = self._rows(
+            "SELECT 1 FROM system.tables WHERE database = {database:String} AND name = 'schema_migrations'"
+        )
+        applied = {row[0]: row[1] for row in self._rows(_APPLIED)} if has_records else {}
+        _check(applied, wanted)
+        missing = [migration.name for migration in wanted if migration.version not in applied]
+        found = self._ttl_days()
+        return missing if found is None or found == ttl_days else [*missing, _described_ttl(ttl_days)]
+
     def _apply(self, migration: Migration) -> None:
         for statement in migration.statements:
             self._execute(statement)
         self._execute(_RECORD, version=migration.version, name=migration.name, checksum=migration.checksum)
 
     def _apply_ttl(self, days: int) -> list[str]:
+        found = self._ttl_days()
+        if found is None or found == days:
+            return []
+        self._execute(
+            f"ALTER TABLE {{database:Identifier}}.{TABLE} MODIFY TTL toDate(requested_at) + toIntervalDay({days:d})"
+        )
+        return [_described_ttl(days)]
+
+    def _ttl_days(self) -> int | None:
+        """Return the days after which traces are deleted; 0 for never, None if there is no table."""
         rows = self._rows(
             "SELECT engine_full FROM system.tables WHERE database = {database:String} AND name = {table:String}",
             table=TABLE,
         )
         if not rows:
-            return []
+            return None
         found = _TTL.search(rows[0][0])
-        if found and int(found["days"]) == days:
-            return []
-        self._execute(
-            f"ALTER TABLE {{database:Identifier}}.{TABLE} MODIFY TTL toDate(requested_at) + toIntervalDay({days:d})"
-        )
-        return [f"a time to live of {days} days"]
+        return int(found["days"]) if found else 0
 
     def _execute(self, statement: str, **parameters: Any) -> None:
         self._client.command(statement, parameters={"database": self._database, **parameters})
@@ -142,11 +176,16 @@ class _Migrator:
         return rows
 
 
+def _described_ttl(days: int) -> str:
+    return f"a time to live of {days} days"
+
+
 def _check(applied: Mapping[int, str], wanted: Sequence[Migration]) -> None:
     for migration in wanted:
         if applied.get(migration.version, migration.checksum) != migration.checksum:
             raise MigrationError(f"the migration {migration.name} was applied with different content")
     unknown = applied.keys() - {migration.version for migration in wanted}
     if unknown:
-        newest = max(unknown)
-        raise MigrationError(f"the database is at version {newest}, newer than this version of IBEX; upgrade IBEX")
+        raise NewerSchemaError(
+            f"the schema is at version {max(unknown)}, this version of IBEX knows those up to {len(wanted)}"
+        )
