@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import time
@@ -15,7 +14,7 @@ import pytest
 from harness.nginx import nginx, nginx_program
 from harness.raw_http import RawClient
 from harness.rolling import DELAY_S, Rolling
-from harness.whole_load import WholeLoad
+from harness.whole_load import WholeLoad, chat_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,7 +112,7 @@ def test_connections_are_accepted_during_the_drain_delay_and_refused_after_it(ro
         assert _listening(address)
 
         time.sleep(2 * DELAY_S)  # so that the stream outlasts the delay
-        streaming.send(_request(rolling.token, stream=True))
+        streaming.send(chat_request(rolling.token, "gpt-stream", stream=True))
         assert streaming.read_head()[0] == 200
         _wait_for(lambda: not _listening(address))
         with pytest.raises(ConnectionRefusedError):
@@ -131,7 +130,7 @@ def test_a_kept_connection_is_told_to_close_during_the_drain_delay(rolling: Roll
         assert client.response().status == 200
         rolling.proxies[address].process.send_signal(signal.SIGTERM)
         _wait_for(lambda: _get_ready(address)[0] == 503)
-        client.send(_request(rolling.token, stream=False))
+        client.send(chat_request(rolling.token, "gpt-instant"))
         seen = client.response()
         assert (seen.status, seen.headers["connection"]) == (200, "close")
         assert client.is_at_end()
@@ -144,7 +143,7 @@ def test_a_second_interrupt_cuts_the_end_short(rolling: Rolling, workers: int) -
     address = rolling.start(workers, IBEX_DRAIN_DELAY="30", IBEX_SHUTDOWN_TIMEOUT="30")
     process = rolling.proxies[address].process
     with RawClient.connected(address) as streaming:
-        streaming.send(_request(rolling.token, stream=True, model="gpt-begins"))
+        streaming.send(chat_request(rolling.token, "gpt-begins", stream=True))
         assert streaming.read_head()[0] == 200
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
@@ -166,19 +165,9 @@ def _get_ready(address: str) -> tuple[int, str]:
 
 def _chat(address: str, token: str) -> tuple[int, str]:
     with RawClient.connected(address) as client:
-        client.send(_request(token, stream=False))
+        client.send(chat_request(token, "gpt-instant"))
         seen = client.response()
         return seen.status, seen.headers.get("connection", "keep-alive")
-
-
-def _request(token: str, *, stream: bool, model: str | None = None) -> bytes:
-    model = model or ("gpt-stream" if stream else "gpt-instant")
-    body = json.dumps({"model": model, "stream": stream, "messages": [{"role": "user", "content": "Hi"}]})
-    head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: ibex.test\r\ncontent-type: application/json\r\n"
-        f"authorization: Bearer {token}\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return (head + body).encode()
 
 
 def _listening(address: str) -> bool:

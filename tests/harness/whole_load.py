@@ -89,7 +89,7 @@ class WholeLoad:
             reader, writer = await asyncio.open_connection(at.hostname, at.port)
             while True:
                 began, step = time.monotonic(), "waiting for a response"
-                writer.write(_request(self.token, stream=stream))
+                writer.write(chat_request(self.token, "gpt-stream" if stream else "gpt-instant", stream=stream))
                 closes = await self._response(reader, stream=stream)
                 self.served[kind] += 1
                 if not stream:
@@ -123,8 +123,8 @@ class _FailedError(Exception):
     """A response that is not a success."""
 
 
-def _request(token: str, *, stream: bool) -> bytes:
-    model = "gpt-stream" if stream else "gpt-instant"
+def chat_request(token: str, model: str, *, stream: bool = False) -> bytes:
+    """Return the bytes of a chat request to ``harness.fast_openai``'s models."""
     body = json.dumps({"model": model, "stream": stream, "messages": [{"role": "user", "content": "Hi"}]})
     lines = [
         "POST /v1/chat/completions HTTP/1.1",

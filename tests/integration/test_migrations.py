@@ -146,7 +146,7 @@ async def test_a_migration_waits_until_a_table_is_not_locked(empty_postgres: Pos
     with psycopg.connect(url) as other, psycopg.connect(url, autocommit=True) as third:
         other.execute("SELECT count(*) FROM checkpoints")
         migrating = asyncio.create_task(asyncio.to_thread(migrate.upgrade, url))
-        while not third.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():
+        while not third.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # the server sends no notification
         third.execute(f"SET statement_timeout = '{migrate.LOCK_TIMEOUT_S + 5}s'".encode())
         third.execute("SELECT count(*) FROM checkpoints")
