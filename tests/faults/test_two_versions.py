@@ -20,11 +20,13 @@ import psycopg
 import pytest
 
 from harness.older_version import NoOlderVersionError, older_version
+from harness.postgres import another_database
 from harness.production import BOOTSTRAP, PATIENCE, Production
 from harness.raw_http import RawClient
 from harness.servers import fast_provider
 from harness.whole_load import WholeLoad, chat_request
 from ibex.adapters.clickhouse.connection import disconnect
+from ibex.adapters.postgres import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
     from harness.redis import RedisServer
+    from ibex.adapters.postgres.server import PostgresServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -74,19 +77,30 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def later_postgres(postgres_server: PostgresServer) -> Iterator[PostgresDatabase]:
+    """A database with the schema of a later version: an unknown revision, and new columns that may be NULL."""
+    with another_database(postgres_server) as database:
+        migrate.upgrade(database.owner_url)
+        with psycopg.connect(database.owner_url) as connection:
+            for table in ("tokens", "agents", "organizations", "directive_versions", "sessions", "checkpoints"):
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN later text".encode())
+            connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        yield database
+
+
+@pytest.fixture(scope="module")
 def shared(
     installed: Path,
-    module_postgres: PostgresDatabase,
+    later_postgres: PostgresDatabase,
     module_clickhouse: ClickHouseDatabase,
     module_redis: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Versions]:
     """An auth of each version. Proxies of the older version call the newer auth, and the other way round."""
     folder = tmp_path_factory.mktemp("versions")
-    _migrate_to_a_later_version(module_postgres)
     with fast_provider("--events", "10", "--events-a-second", "40", "--first-s", "0.1") as provider:
         settings = {**PATIENCE, "OPENAI_API_KEY": "sk-x", "OPENAI_BASE_URL": provider}
-        newer = Production.over(module_postgres, module_clickhouse, module_redis.url, folder, **settings)
+        newer = Production.over(later_postgres, module_clickhouse, module_redis.url, folder, **settings)
         older = Production({**newer.environ, "PYTHONPATH": str(installed)}, folder)
         made = newer.ibex(*BOOTSTRAP, "--json")
         try:
@@ -120,7 +134,7 @@ def test_the_older_version_is_another_one(installed: Path) -> None:
 
 
 def test_both_versions_serve_and_record_every_request_once(
-    versions: Versions, module_postgres: PostgresDatabase, module_clickhouse: ClickHouseDatabase
+    versions: Versions, later_postgres: PostgresDatabase, module_clickhouse: ClickHouseDatabase
 ) -> None:
     """They share the databases, Redis and the folder of the journals, and each calls the auth of the other."""
     addresses = [version.start_proxy() for version in versions.each]
@@ -129,7 +143,7 @@ def test_both_versions_serve_and_record_every_request_once(
     versions.stop_proxies()
     _LOG.info("%s", load)
     assert load.failures == []
-    with psycopg.connect(module_postgres.superuser_url) as connection:
+    with psycopg.connect(later_postgres.superuser_url) as connection:
         found = connection.execute("SELECT count(*), count(DISTINCT request_id) FROM checkpoints").fetchone()
     assert found == (load.served.total(), load.served.total())
     client = module_clickhouse.client()
@@ -155,7 +169,7 @@ def test_a_revocation_reaches_both_versions(versions: Versions) -> None:
 
 @pytest.mark.parametrize("killed", ["older", "newer"])
 def test_a_journal_is_recovered_by_the_other_version(
-    versions: Versions, module_postgres: PostgresDatabase, killed: str
+    versions: Versions, later_postgres: PostgresDatabase, killed: str
 ) -> None:
     """A stream runs in a process that is killed. The other version records it as incomplete."""
     one, other = versions.each if killed == "older" else versions.each[::-1]
@@ -171,20 +185,12 @@ def test_a_journal_is_recovered_by_the_other_version(
     request_id = UUID(headers["x-request-id"])
 
     def found() -> list[tuple[bool]]:
-        with psycopg.connect(module_postgres.superuser_url) as connection:
+        with psycopg.connect(later_postgres.superuser_url) as connection:
             query = "SELECT is_complete FROM checkpoints WHERE request_id = %s"
             return connection.execute(query, [request_id]).fetchall()
 
     _wait_for(lambda: bool(found()), WAIT_S)
     assert found() == [(False,)]
-
-
-def _migrate_to_a_later_version(postgres: PostgresDatabase) -> None:
-    """Expand the schema, as the next version may: an unknown revision, and columns that may be NULL."""
-    with psycopg.connect(postgres.owner_url) as connection:
-        for table in ("tokens", "agents", "organizations", "directive_versions", "sessions", "checkpoints"):
-            connection.execute(f"ALTER TABLE {table} ADD COLUMN later text".encode())
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
 
 
 def _status(address: str, token: str) -> int:

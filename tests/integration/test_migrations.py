@@ -12,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint
 
+from harness.command import run_ibex
 from harness.process import IbexProcess
 from harness.servers import free_port
 from ibex.adapters.postgres import migrate
@@ -20,6 +21,7 @@ from ibex.adapters.postgres.tables import METADATA
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
 
 pytestmark = pytest.mark.integration
@@ -165,6 +167,32 @@ def test_a_newer_schema_stays_as_it_is(empty_postgres: PostgresDatabase) -> None
         with pytest.raises(migrate.NewerSchemaError, match=f"at revision 9999, .* up to {migrate.head()}"):
             act(url)
     assert migrate.current(url) == "9999"
+
+
+def test_the_check_of_migrations_has_an_exit_code(
+    empty_postgres: PostgresDatabase, empty_clickhouse: ClickHouseDatabase, tmp_path: Path
+) -> None:
+    """It is 3 if migrations are pending, which it names. An older version accepts the schema of a newer one."""
+    environ = {"IBEX_OWNER_DATABASE_URL": empty_postgres.owner_url, "IBEX_CLICKHOUSE_URL": empty_clickhouse.url}
+
+    def ibex(*arguments: str) -> tuple[int, str]:
+        done = run_ibex(tmp_path / ".ibex", environ, *arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    code, told = ibex("migrate", "--check")
+    assert code == 3
+    assert f"PostgreSQL: {', '.join(migrate.pending(empty_postgres.owner_url))} pending." in told
+    assert "ClickHouse: 0001_llm_traces, " in told
+    assert ibex("migrate")[0] == 0
+    assert ibex("migrate", "--check") == (0, "PostgreSQL is up to date.\nClickHouse is up to date.\n")
+
+    with psycopg.connect(empty_postgres.owner_url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    for arguments in (("migrate", "--check"), ("migrate",)):
+        code, told = ibex(*arguments)
+        assert code == 0
+        assert f"the schema is at revision 9999, this version of IBEX knows those up to {migrate.head()}" in told
+        assert "To migrate, run `ibex migrate` of the newer version." in told
 
 
 def test_the_migrated_schema_matches_the_tables(migrated_postgres: PostgresDatabase) -> None:

@@ -46,7 +46,8 @@ class WorkerSlot:
     def report_serving(self) -> None:
         """Tell the supervisor that this worker accepts connections."""
         if self.serves_pipe >= 0:
-            os.write(self.serves_pipe, b"1")
+            with suppress(BrokenPipeError):  # the supervisor has just ended
+                os.write(self.serves_pipe, b"1")
             os.close(self.serves_pipe)
 
 

@@ -76,7 +76,9 @@ class _Supervisor:
         self._read_again = read_again
         self._places = [_Place() for _ in range(count)]
         self._live: set[WorkerProcess] = set()
-        self._free = list(range(count + 1))  # one more, for a worker that is being replaced
+        # One more number, for a worker that is being replaced. The last one that became free is used first, so that the
+        # worker that replaces a dead one has its number.
+        self._free = list(range(count, -1, -1))
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -94,9 +96,11 @@ class _Supervisor:
         try:
             _LOG.info("%d workers on %s", len(self._places), address_of(self._listener))
             replacing = asyncio.create_task(self._replace_on_hangup())
-            await asyncio.gather(*(self._keep_running(place) for place in self._places))
+            running = asyncio.gather(*(self._keep_running(place) for place in self._places))
+            await _first_of(self._stopping.wait(), asyncio.wait([running]))
             replacing.cancel()
             await asyncio.gather(replacing, return_exceptions=True)
+            await running
             await self._stop()
         finally:
             os.close(self._parent_pipe)
@@ -141,8 +145,7 @@ class _Supervisor:
             await asyncio.wait_for(self._stopping.wait(), RESTART_DELAY_S)
 
     async def _spawn(self, *, replaces: bool) -> WorkerProcess:
-        number = min(self._free)
-        self._free.remove(number)
+        number = self._free.pop()
         worker = await WorkerProcess.spawn(
             self._listener.fileno(), self._parent_pipe, self._metrics, number, self._environ, replaces=replaces
         )
@@ -183,6 +186,7 @@ class _Supervisor:
             new = await self._spawn(replaces=True)
             if not await new.wait_until_serving(START_TIMEOUT_S):
                 code = await new.end_within(0)
+                self._segments[new.number].release()
                 _LOG.error("the new worker did not start (code %d); the workers that are not replaced stay", code)
                 return False
             old, place.worker = place.worker, new
