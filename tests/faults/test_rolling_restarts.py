@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from pathlib import Path
@@ -120,6 +121,36 @@ def test_connections_are_accepted_during_the_drain_delay_and_refused_after_it(ro
         assert kept.is_at_end()
         assert b"".join(streaming.chunks()).endswith(b"data: [DONE]\n\n")
     assert rolling.proxies[address].wait() == 0
+
+
+def test_a_frozen_worker_does_not_keep_the_socket_open(rolling: Rolling) -> None:
+    """New connections are refused once the delay is over, though the worker has not closed its descriptor."""
+    address = rolling.start(WORKERS)
+    frozen = min(rolling.production.workers())
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        rolling.proxies[address].process.send_signal(signal.SIGTERM)
+        _wait_for(lambda: not _listening(address))
+        with pytest.raises(ConnectionRefusedError):
+            RawClient(address)
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    assert rolling.proxies[address].wait() == 0
+
+
+def test_workers_stay_if_a_new_one_does_not_start(rolling: Rolling) -> None:
+    """The new worker's own error says what is wrong."""
+    dotenv = rolling.production.folder / ".env"
+    address = rolling.start(WORKERS)
+    before = rolling.production.workers()
+    dotenv.write_text("IBEX_REDIS_CREDENTIAL_PROVIDER=absent_module:absent\n")
+    rolling.proxies[address].process.send_signal(signal.SIGHUP)
+    rolling.proxies[address].wait_for_line("the workers that are not replaced stay", 60)
+    dotenv.unlink()
+
+    assert any("absent_module" in line for line in rolling.proxies[address].lines)
+    assert rolling.production.workers() == before
+    assert _chat(address, rolling.token) == (200, "keep-alive")
 
 
 def test_a_kept_connection_is_told_to_close_during_the_drain_delay(rolling: Rolling) -> None:

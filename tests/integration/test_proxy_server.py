@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import uvicorn
 
 from harness.process import IbexProcess
+from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 from ibex.entrypoints.listening import address_of, listen
-from ibex.entrypoints.proxy_server import serve_http
+from ibex.entrypoints.proxy_server import DrainingServer, DrainTimes, serve_http
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ibex.adapters.http_server.closable_protocol import ClosableHttpProtocol
+
 pytestmark = pytest.mark.integration
+
+REQUEST = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
 @pytest.fixture
@@ -113,3 +119,54 @@ async def test_a_signal_lets_a_running_request_finish(listener: socket.socket) -
         answer = await asking
     await serving
     assert answer.text == "done"
+
+
+async def test_a_request_that_has_arrived_but_is_not_read_keeps_its_connection(listener: socket.socket) -> None:
+    """The connection is idle for the event loop when the drain delay ends. The request gets its response."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    connections: list[ClosableHttpProtocol] = []
+
+    class Protocol(LimitedHttpProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base
+            super().connection_made(transport)
+            connections.append(self)
+
+    config = uvicorn.Config(app, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False)
+    server = DrainingServer(config, lambda: None, DrainTimes(0, 5))
+    listener.listen()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    writer.write(REQUEST)
+    assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200 OK")
+    writer.write(REQUEST)  # sent at once; the event loop does not read before the next line
+    connections[0].shutdown()
+    assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200 OK")
+
+    connections[0].shutdown()
+    assert await reader.read() == b""
+    os.kill(os.getpid(), signal.SIGTERM)
+    await serving
+    writer.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+async def test_a_hangup_or_an_interrupt_drains_like_sigterm(listener: socket.socket, number: signal.Signals) -> None:
+    """The process serves by itself, so there is nothing to replace."""
+    drained = asyncio.Event()
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ``nohup`` would ignore it
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    serving = asyncio.create_task(serve_http(app, listener, Settings(drain_delay_s=0), drained.set))
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert (await client.get(address_of(listener))).status_code == 200
+    os.kill(os.getpid(), number)
+    await serving
+    assert drained.is_set()
+    signal.signal(signal.SIGHUP, previous)

@@ -113,7 +113,8 @@ def _require_shared_servers(settings: Settings, workers: int) -> None:
         ) from None
     if settings.clickhouse_url is not None and settings.clickhouse_url.reveal().startswith("chdb:"):
         raise SettingsError(
-            "IBEX_CLICKHOUSE_URL is chdb://, which only one process can use. Workers need a ClickHouse server; else leave out --workers."
+            "IBEX_CLICKHOUSE_URL is chdb://, which only one process can use. Workers need a ClickHouse server."
+            " Set its URL, or leave out --workers."
         )
 
 

@@ -164,7 +164,5 @@ def _pending(connection: Connection) -> Sequence[str]:
     scripts = ScriptDirectory.from_config(_config(connection))
     known = [script.revision for script in scripts.walk_revisions()]  # the newest first
     if found is not None and found not in known:
-        raise NewerSchemaError(
-            f"the schema is at revision {found}, this version of IBEX knows revisions up to {known[0]}"
-        )
+        raise NewerSchemaError(f"the schema is at revision {found}, this version of IBEX knows those up to {known[0]}")
     return known[: known.index(found) if found is not None else None][::-1]
