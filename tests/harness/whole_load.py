@@ -84,7 +84,7 @@ class WholeLoad:
     async def _connection(self, kind: str, address: str, *, stream: bool, keep: bool) -> None:
         """Send requests on one connection: one, or all until a response closes it."""
         at = urlsplit(address)
-        step = "connecting"
+        step, writer = "connecting", None
         try:
             reader, writer = await asyncio.open_connection(at.hostname, at.port)
             while True:
@@ -95,11 +95,13 @@ class WholeLoad:
                 if not stream:
                     self.longest_s = max(self.longest_s, time.monotonic() - began)
                 if closes or not keep or self._stopping:
-                    writer.close()
                     return
                 await asyncio.sleep(PAUSE_S)
         except (OSError, asyncio.IncompleteReadError, _FailedError) as failure:
             self.failures.append(f"{kind}, {step}: {failure!r}")
+        finally:
+            if writer is not None:
+                writer.close()
 
     async def _response(self, reader: asyncio.StreamReader, *, stream: bool) -> bool:
         """Read a whole response, and return whether it closes the connection."""

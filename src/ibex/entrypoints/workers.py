@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.shared_memory import SharedMemorySegment, create_shared_memory
-from ibex.entrypoints.listening import BACKLOG, address_of, let_handshakes_end, listen, shut_down
+from ibex.entrypoints.listening import address_of, let_handshakes_end, listen, shut_down
 from ibex.entrypoints.proxy_server import ALONE_S, SAME_S
 from ibex.entrypoints.worker_process import WorkerProcess
 
@@ -47,7 +47,7 @@ def supervise(
     """
     listener = listen(settings.host, settings.port)
     try:
-        listener.listen(BACKLOG)
+        # The first worker that serves listens. Until then connections are refused, and a load balancer tries another one.
         return asyncio.run(_Supervisor(settings, environ, listener, count, read_again).run())
     finally:
         listener.close()
