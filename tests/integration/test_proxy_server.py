@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import select
 import signal
+import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,12 +17,11 @@ import uvicorn
 
 from harness.process import IbexProcess
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
-from ibex.entrypoints.listening import address_of, listen
+from ibex.entrypoints.listening import address_of, let_handshakes_end, listen, shut_down
 from ibex.entrypoints.proxy_server import DrainingServer, DrainTimes, serve_http
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -151,6 +154,25 @@ async def test_a_request_that_has_arrived_but_is_not_read_keeps_its_connection(l
     os.kill(os.getpid(), signal.SIGTERM)
     await serving
     writer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can filter the packets of a socket")
+async def test_a_socket_that_closes_refuses_late_connections_and_resets_none(listener: socket.socket) -> None:
+    """A connection that waits is accepted. One that comes later repeats its first packet after a second."""
+    listener.listen()
+    listener.settimeout(0)
+    with socket.socket() as waiting, socket.socket() as late:
+        waiting.connect(listener.getsockname())
+        await let_handshakes_end([listener])
+        late.settimeout(0)
+        assert late.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+        accepted, _ = listener.accept()
+        accepted.close()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        shut_down(listener)
+        assert (await asyncio.to_thread(select.select, [], [late], [], 10))[1] == [late]
+        assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])

@@ -47,7 +47,7 @@ def supervise(
     """
     listener = listen(settings.host, settings.port)
     try:
-        # The first worker that serves listens. Until then connections are refused, and a load balancer tries another one.
+        # The first worker that serves listens. Until then connections are refused, so a load balancer tries another.
         return asyncio.run(_Supervisor(settings, environ, listener, count, read_again).run())
     finally:
         listener.close()
