@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ibex.adapters.clickhouse.connection import disconnect
-from ibex.adapters.clickhouse.migrate import Migration, MigrationError, migrate, migrations
+from ibex.adapters.clickhouse.migrate import Migration, MigrationError, NewerSchemaError, migrate, migrations, pending
 from ibex.adapters.clickhouse.trace_queries import COLUMNS
 
 if TYPE_CHECKING:
@@ -171,11 +171,23 @@ def test_a_file_that_was_changed_after_its_application_is_refused(clickhouse: Cl
         migrate(clickhouse.url, files=changed)
 
 
+def test_pending_migrations_are_listed_without_a_change(empty_clickhouse: ClickHouseDatabase) -> None:
+    """This includes the database itself and the time to live."""
+    assert pending(empty_clickhouse.url) == NAMES
+    assert pending(empty_clickhouse.url) == NAMES
+    migrate(empty_clickhouse.url, files=migrations()[:2])
+    assert pending(empty_clickhouse.url) == NAMES[2:]
+    migrate(empty_clickhouse.url)
+    assert pending(empty_clickhouse.url) == []
+    assert pending(empty_clickhouse.url, ttl_days=7) == ["a time to live of 7 days"]
+    assert migrate(empty_clickhouse.url) == []
+
+
 def test_a_newer_database_is_refused(clickhouse: ClickHouseDatabase) -> None:
     """An older program does not touch the schema of a newer one."""
     newer = Migration(_next("newer"), "SELECT 1;")
     migrate(clickhouse.url, files=[*migrations(), newer])
-    with pytest.raises(MigrationError, match=f"at version {newer.version}"):
+    with pytest.raises(NewerSchemaError, match=f"at version {newer.version}"):
         migrate(clickhouse.url)
 
 

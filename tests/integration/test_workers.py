@@ -18,7 +18,8 @@ from harness.production import START_TIMEOUT_S, Production
 from ibex.entrypoints import workers
 from ibex.entrypoints.home import Home
 from ibex.entrypoints.settings import Settings
-from ibex.entrypoints.workers import WorkerSlot, supervise
+from ibex.entrypoints.worker_process import WorkerSlot
+from ibex.entrypoints.workers import supervise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

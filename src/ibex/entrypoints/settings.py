@@ -230,8 +230,24 @@ class Settings(CacheSettings):
             "Supplies the user and password of each connection to Redis, in place of those in the URL.",
         ),
     )
+    drain_delay_s: float = setting(
+        5.0,
+        Variable(
+            "IBEX_DRAIN_DELAY",
+            delay,
+            "seconds, 0 to 86400",
+            "How long a process that was told to end, and is not ready any more, still accepts connections. Load "
+            "balancers must notice within this time. The default of `ibex dev` is 0.",
+        ),
+    )
     shutdown_timeout_s: float = setting(
-        30.0, Variable("IBEX_SHUTDOWN_TIMEOUT", seconds, SECONDS, "The time for requests to finish after SIGTERM.")
+        30.0,
+        Variable(
+            "IBEX_SHUTDOWN_TIMEOUT",
+            seconds,
+            SECONDS,
+            "The time for running requests to finish once a process that was told to end accepts no more connections.",
+        ),
     )
     error_docs_base: str | None = setting(
         None,

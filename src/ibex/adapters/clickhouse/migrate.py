@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +28,7 @@ from ibex.adapters.clickhouse.layout import (
 from ibex.adapters.clickhouse.trace_queries import TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from clickhouse_connect.driver.client import Client
 
@@ -58,6 +59,10 @@ _ADVICE: Final[Mapping[int, str]] = {
 
 class MigrationError(Exception):
     """ClickHouse could not be migrated, or its schema does not match the files. The message contains no secret."""
+
+
+class NewerSchemaError(MigrationError):
+    """The schema is newer than this version of IBEX, so there is nothing to migrate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +112,35 @@ def migrate(
     deletes traces ``ttl_days`` after the start of their day, and remembers the batches of an hour at this rate. A
     larger window is left as it is. With ``cluster``, every statement runs on every server of that cluster.
 
-    Raises ``MigrationError``, and ``ValueError`` for an invalid URL (see ``ClickHouseAddress.parse``).
+    Raises ``MigrationError``, ``NewerSchemaError`` if the database has a migration that is not in ``files``, and
+    ``ValueError`` for an invalid URL (see ``ClickHouseAddress.parse``).
     """
-    address = ClickHouseAddress.parse(url)
     wanted = migrations() if files is None else files
-    layout = Layout(address.database, cluster, batches_per_second)
+    with _migrator(url, cluster, batches_per_second) as migrator:
+        return migrator.run(wanted, ttl_days)
+
+
+def pending(
+    url: str,
+    *,
+    ttl_days: int = TTL_DAYS,
+    cluster: str | None = None,
+    batches_per_second: int = BATCHES_PER_SECOND,
+    files: Sequence[Migration] | None = None,
+) -> list[str]:
+    """Return what ``migrate`` would apply, in order. Changes nothing. Raises as ``migrate`` does."""
+    wanted = migrations() if files is None else files
+    with _migrator(url, cluster, batches_per_second) as migrator:
+        return migrator.pending(wanted, ttl_days)
+
+
+@contextmanager
+def _migrator(url: str, cluster: str | None, batches_per_second: int) -> Iterator[_Migrator]:
+    address = ClickHouseAddress.parse(url)
     try:
         client = address.connect(_TIMEOUT_S)
         try:
-            return _Migrator(client, layout).run(wanted, ttl_days)
+            yield _Migrator(client, Layout(address.database, cluster, batches_per_second))
         finally:
             disconnect(client)
     except MigrationError:
@@ -124,6 +149,14 @@ def migrate(
         advice = _ADVICE.get(getattr(error, "code", None) or 0)
         reason = f"{reason_of(error)}: {advice}" if cluster and advice else reason_of(error)
         raise MigrationError(f"cannot migrate ClickHouse ({reason})") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A change of the table's settings: the clause of ALTER TABLE, and its description."""
+
+    clause: str
+    description: str
 
 
 class _Migrator:
@@ -140,7 +173,17 @@ class _Migrator:
         missing = [migration for migration in wanted if migration.version not in applied]
         for migration in missing:
             self._apply(migration)
-        return [migration.name for migration in missing] + self._apply_settings(ttl_days)
+        changes = self._changes(ttl_days)
+        for change in changes:
+            self._execute(self._layout.alter_written(change.clause))
+        return [migration.name for migration in missing] + [change.description for change in changes]
+
+    def pending(self, wanted: Sequence[Migration], ttl_days: int) -> list[str]:
+        self._refuse_other_layout()
+        applied = {row[0]: row[1] for row in self._rows(_APPLIED)} if self._tables(LEDGER) else {}
+        _check(applied, wanted)
+        missing = [migration.name for migration in wanted if migration.version not in applied]
+        return missing + [change.description for change in self._changes(ttl_days)]
 
     def _create_database(self) -> None:
         # Checked first, because a user without the right to create databases can still migrate an existing one. On a
@@ -169,29 +212,29 @@ class _Migrator:
             self._execute(statement)
         self._execute(_RECORD, version=migration.version, name=migration.name, checksum=migration.checksum)
 
-    def _apply_settings(self, ttl_days: int) -> list[str]:
+    def _changes(self, ttl_days: int) -> list[_Change]:
+        """Return the changes that the written table needs; empty if there is no table."""
         tables = self._tables(self._layout.written)
         if not tables:
             return []
         ((_, engine, definition),) = tables
-        return self._apply_ttl(definition, ttl_days) + self._apply_window(engine, definition)
+        return [*self._ttl_change(definition, ttl_days), *self._window_change(engine, definition)]
 
-    def _apply_ttl(self, definition: str, days: int) -> list[str]:
+    def _ttl_change(self, definition: str, days: int) -> list[_Change]:
         found = _TTL.search(definition)
         if found and int(found["days"]) == days:
             return []
-        change = f"MODIFY TTL toDate(requested_at) + toIntervalDay({days:d})"
-        self._execute(self._layout.alter_written(change))
-        return [f"a time to live of {days} days"]
+        clause = f"MODIFY TTL toDate(requested_at) + toIntervalDay({days:d})"
+        return [_Change(clause, f"a time to live of {days} days")]
 
-    def _apply_window(self, engine: str, definition: str) -> list[str]:
+    def _window_change(self, engine: str, definition: str) -> list[_Change]:
         wanted = deduplication_window(engine, self._layout.batches_per_second)
         small = {name: least for name, least in wanted.items() if (window_of(definition, name) or 0) < least}
         changeable = self._changeable(small)
         if not changeable:
             return []
-        self._execute(self._layout.alter_written(f"MODIFY SETTING {settings_clause(changeable)}"))
-        return [f"a deduplication window of {max(wanted.values())} batches"]
+        clause = f"MODIFY SETTING {settings_clause(changeable)}"
+        return [_Change(clause, f"a deduplication window of {max(wanted.values())} batches")]
 
     def _changeable(self, settings: Mapping[str, int]) -> Mapping[str, int]:
         """Return those of the table settings that the server has and lets change."""
@@ -223,5 +266,6 @@ def _check(applied: Mapping[int, str], wanted: Sequence[Migration]) -> None:
             raise MigrationError(f"the migration {migration.name} was applied with different content")
     unknown = applied.keys() - {migration.version for migration in wanted}
     if unknown:
-        newest = max(unknown)
-        raise MigrationError(f"the database is at version {newest}, newer than this version of IBEX; upgrade IBEX")
+        raise NewerSchemaError(
+            f"the schema is at version {max(unknown)}, this version of IBEX knows those up to {len(wanted)}"
+        )

@@ -8,10 +8,10 @@ from weakref import ref
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ibex.adapters.http_server.client_connection import WATCH, WHOLE_BODY
 from ibex.adapters.http_server.client_reading import ClientReading
+from ibex.adapters.http_server.closable_protocol import ClosableHttpProtocol
 from ibex.adapters.http_server.connections import MAX_DISCARDED_BYTES, ConnectionLimits, ConnectionTable, Reading
 from ibex.adapters.http_server.direct_request import DirectClient
 from ibex.adapters.http_server.errors import NotHttpError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from uvicorn._types import ASGI3Application
     from uvicorn.config import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
     from ibex.adapters.http_server.asgi import Scope
@@ -46,7 +47,7 @@ _UPGRADE_HEADERS: Final = {b"connection", b"proxy-connection", b"http2-settings"
 _NOTHING_YET, _HEAD, _BODY, _DISCARDED = Reading
 
 
-class LimitedHttpProtocol(HttpToolsProtocol):
+class LimitedHttpProtocol(ClosableHttpProtocol):
     """One client connection.
 
     Heads, trailers and the framing of chunks are limited in size. ``ConnectionTable`` limits how long the connection
@@ -68,12 +69,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.state: State | None = None
+        self.state = None
         self._table = self.table or ConnectionTable(ConnectionLimits())
         self._client_reading: ClientReading | None = None
         self._on_client_left: Callable[[], None] | None = None
-        self._running: RequestResponseCycle | None = None
-        self._reading: int = _NOTHING_YET
+        self._running = None
+        self._reading = _NOTHING_YET
         self._read = b""
         self._after_line = 0
         self._is_first_in_read = True
@@ -126,14 +127,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 self._table.enter(self, self._table.lingering)
             else:
                 self.transport.abort()
-
-    def shutdown(self) -> None:
-        """Close the connection after the responses to the requests on it."""
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.keep_alive = False
-        elif self._reading != _DISCARDED:
-            self.transport.close()
 
     def overdue(self, state: State) -> None:
         """Abort the connection, unless unsent response data or paused reading explains the delay."""
@@ -191,6 +184,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         cycle.__class__ = ResponseCycle
         self._running = cycle
+        if self._table.is_draining and not self.pipeline:
+            cycle.keep_alive = False
         super()._start_asgi_task(cycle, app)
 
     def _linger(self) -> None:
@@ -355,7 +350,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """End the body."""
         if self._early_refusal is not None:
             keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
-            self._send_early_refusal(keep_alive=keep_alive)
+            self._send_early_refusal(keep_alive=keep_alive and not self._table.is_draining)
         elif self._reading == _BODY:
             self.cycle.more_body = False
             self.cycle.message_event.set()
