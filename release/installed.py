@@ -44,7 +44,7 @@ def run(command: list[str], **options: Any) -> str:
     if done.returncode != 0:
         shown = "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
         raise CheckError(f"{' '.join(command[:6])} ... ended with exit code {done.returncode}:\n{shown}")
-    return done.stdout
+    return str(done.stdout)
 
 
 def complete(python: Path, folder: Path) -> str:

@@ -94,7 +94,7 @@ def exported(
 def selectors() -> list[tuple[str, str]]:
     """Return the metrics that the rules use, each with the matchers of its selector."""
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
-    return sorted({found.groups(default="") for rule in rules for found in NAME.finditer(rule["expr"])})  # type: ignore[type-var]
+    return sorted({(found[1], found[2] or "") for rule in rules for found in NAME.finditer(rule["expr"])})
 
 
 def matches(labels: dict[str, str], matchers: str) -> bool:
