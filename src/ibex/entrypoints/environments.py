@@ -46,8 +46,10 @@ from ibex.adapters.redis.shared_responses import PURPOSE, RedisSharedResponses
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry, InstrumentedSharedDirectives, InstrumentedTokenVerifier
+from ibex.adapters.telemetry.calls_to_auth import AuthReplicaTelemetry, InstrumentedAgentVerifier
 from ibex.adapters.telemetry.current_request import CURRENT
 from ibex.adapters.telemetry.freshness import WatchTelemetry
+from ibex.adapters.telemetry.journal import RecoveryTelemetry
 from ibex.adapters.telemetry.loop_lag import LoopLag
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.ops import AuthMetrics
@@ -165,7 +167,7 @@ def read_file(variable: str, path: str | None) -> bytes | None:
         raise SettingsError(f"{variable} is {path!r}, which cannot be read ({error.strerror}).") from None
 
 
-def _channel(settings: Settings, ids: IdSource) -> GrpcAuthChannel:
+def _channel(settings: Settings, ids: IdSource, registry: Registry) -> GrpcAuthChannel:
     def request_id() -> UUID:
         current = CURRENT.get()
         return ids.uuid7() if current is None else current.request_id
@@ -179,9 +181,11 @@ def _channel(settings: Settings, ids: IdSource) -> GrpcAuthChannel:
         raise SettingsError(f"IBEX_AUTH_CLIENT_CERT_FILE cannot be used: {wrong}.") from None
     token = settings.auth_service_token
     security = ChannelSecurity(None if token is None else token.reveal(), tls)
-    return GrpcAuthChannel(
+    auth = GrpcAuthChannel(
         settings.auth_address or "", request_id, security=security, timeout_s=settings.auth_timeout_s
     )
+    AuthReplicaTelemetry(registry, lambda: auth.replicas)
+    return auth
 
 
 def _credential_provider(settings: Settings) -> CredentialProvider | None:
@@ -244,12 +248,13 @@ class _ProxyAdapters(_Adapters):
         max_bytes=_Adapters.settings.provided.journal_max_bytes,
         claim=providers.Object(claim_any),
     )
-    orphaned_journals = providers.Singleton(
-        OrphanedSqliteJournals, _Adapters.settings.provided.journal_dir, _Adapters.ids
-    )
     metric_segments = providers.Object(())
     own_segment = providers.Object(0)
     registry = providers.Singleton(Registry, "ibex_proxy_", metric_segments, own_segment)
+    recovered = providers.Singleton(RecoveryTelemetry, registry).provided.searched
+    orphaned_journals = providers.Singleton(
+        OrphanedSqliteJournals, _Adapters.settings.provided.journal_dir, _Adapters.ids, recovered
+    )
     cache_telemetry = providers.Singleton(CacheTelemetry, registry)
     watch_telemetry = providers.Singleton(WatchTelemetry, registry)
     loop_lag = providers.Singleton(LoopLag, registry, _Adapters.clock)
@@ -296,13 +301,14 @@ class EmbeddedAdapters(_ProxyAdapters):
 class ProductionAdapters(_ProxyAdapters):
     """The adapters of a production worker: auth over gRPC, Redis, PostgreSQL and ClickHouse."""
 
-    channel = providers.Singleton(_channel, _Adapters.settings, _Adapters.ids)
+    channel = providers.Singleton(_channel, _Adapters.settings, _Adapters.ids, _ProxyAdapters.registry)
     token_verifier = providers.Singleton(
         InstrumentedTokenVerifier,
         providers.Singleton(GrpcTokenVerifier, channel, _Adapters.clock),
         _ProxyAdapters.cache_telemetry,
     )
-    agent_verifier = providers.Singleton(GrpcAgentVerifier, channel, _Adapters.clock)
+    agents = providers.Singleton(GrpcAgentVerifier, channel, _Adapters.clock)
+    agent_verifier = providers.Singleton(InstrumentedAgentVerifier, agents, _ProxyAdapters.cache_telemetry)
     watch_connector = providers.Singleton(GrpcWatch, channel)
     live_tokens = providers.Singleton(GrpcLiveTokens, channel)
 
