@@ -42,7 +42,8 @@ async def exported() -> dict[str, Family]:
     for environment in (ProductionAdapters, EmbeddedAdapters):
         adapters = environment()
         application = application_of(adapters, settings)
-        for made in (application.app, application.abandon_idle_sessions, adapters.background, adapters.loop_lag):
+        used = (application.app, application.abandon_idle_sessions, adapters.background, adapters.loop_lag)
+        for made in (*used, adapters.orphaned_journals):
             made()
         proxy_files(settings, adapters)
         families |= adapters.registry().families

@@ -20,7 +20,8 @@ from harness.rotation import wait_until
 from ibex.entrypoints import workers
 from ibex.entrypoints.home import Home
 from ibex.entrypoints.settings import Settings
-from ibex.entrypoints.workers import WorkerSlot, supervise
+from ibex.entrypoints.worker_process import WorkerSlot
+from ibex.entrypoints.workers import supervise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

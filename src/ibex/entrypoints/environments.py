@@ -42,7 +42,9 @@ from ibex.adapters.redis.shared_responses import PURPOSE, RedisSharedResponses
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry, InstrumentedSharedDirectives, InstrumentedTokenVerifier
+from ibex.adapters.telemetry.calls_to_auth import AuthReplicaTelemetry, InstrumentedAgentVerifier
 from ibex.adapters.telemetry.freshness import WatchTelemetry
+from ibex.adapters.telemetry.journal import RecoveryTelemetry
 from ibex.adapters.telemetry.loop_lag import LoopLag
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.ops import AuthMetrics
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     import httpx
     from redis.credentials import CredentialProvider
 
+    from ibex.adapters.grpc.channel import GrpcAuthChannel
     from ibex.adapters.redis.link import RedisObserver
     from ibex.adapters.telemetry.journal import MeasuredJournal
     from ibex.domain.clock import Clock
@@ -89,8 +92,8 @@ def _peppers(peppers: Secret[dict[str, bytes]]) -> TokenPeppers:
     return TokenPeppers(peppers.reveal())
 
 
-def _traces(url: Secret[str]) -> ClickHouseTraces:
-    return ClickHouseTraces(url.reveal())
+def _traces(url: Secret[str], cluster: str | None) -> ClickHouseTraces:
+    return ClickHouseTraces(url.reveal(), cluster=cluster)
 
 
 def _provider(settings: Settings, transport: httpx.AsyncBaseTransport, clock: Clock) -> Provider:
@@ -149,6 +152,12 @@ def _openai_config(settings: Settings, key: str) -> OpenAIConfig:
         )
     except ValueError as wrong:
         raise SettingsError(f"OPENAI_BASE_URL cannot be used: {wrong}.") from None
+
+
+def _channel(settings: Settings, ids: IdSource, registry: Registry) -> GrpcAuthChannel:
+    auth = auth_channel(settings, ids)
+    AuthReplicaTelemetry(registry, lambda: auth.replicas)
+    return auth
 
 
 def _credential_provider(settings: Settings) -> CredentialProvider | None:
@@ -210,7 +219,9 @@ class _Adapters(containers.DeclarativeContainer):
 
 
 class _ProxyAdapters(_Adapters):
-    traces = providers.Singleton(_traces, _Adapters.settings.provided.clickhouse_url)
+    traces = providers.Singleton(
+        _traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
+    )
     journal = providers.Singleton(
         SqliteJournal,
         _Adapters.settings.provided.journal_dir,
@@ -219,12 +230,13 @@ class _ProxyAdapters(_Adapters):
         max_bytes=_Adapters.settings.provided.journal_max_bytes,
         claim=providers.Object(claim_any),
     )
-    orphaned_journals = providers.Singleton(
-        OrphanedSqliteJournals, _Adapters.settings.provided.journal_dir, _Adapters.ids
-    )
     metric_segments = providers.Object(())
     own_segment = providers.Object(0)
     registry = providers.Singleton(Registry, "ibex_proxy_", metric_segments, own_segment)
+    recovered = providers.Singleton(RecoveryTelemetry, registry).provided.searched
+    orphaned_journals = providers.Singleton(
+        OrphanedSqliteJournals, _Adapters.settings.provided.journal_dir, _Adapters.ids, recovered
+    )
     cache_telemetry = providers.Singleton(CacheTelemetry, registry)
     watch_telemetry = providers.Singleton(WatchTelemetry, registry)
     loop_lag = providers.Singleton(LoopLag, registry, _Adapters.clock)
@@ -272,13 +284,14 @@ class EmbeddedAdapters(_ProxyAdapters):
 class ProductionAdapters(_ProxyAdapters):
     """The adapters of a production worker: auth over gRPC, Redis, PostgreSQL and ClickHouse."""
 
-    channel = providers.Singleton(auth_channel, _Adapters.settings, _Adapters.ids)
+    channel = providers.Singleton(_channel, _Adapters.settings, _Adapters.ids, _ProxyAdapters.registry)
     token_verifier = providers.Singleton(
         InstrumentedTokenVerifier,
         providers.Singleton(GrpcTokenVerifier, channel, _Adapters.clock),
         _ProxyAdapters.cache_telemetry,
     )
-    agent_verifier = providers.Singleton(GrpcAgentVerifier, channel, _Adapters.clock)
+    agents = providers.Singleton(GrpcAgentVerifier, channel, _Adapters.clock)
+    agent_verifier = providers.Singleton(InstrumentedAgentVerifier, agents, _ProxyAdapters.cache_telemetry)
     watch_connector = providers.Singleton(GrpcWatch, channel)
     live_tokens = providers.Singleton(GrpcLiveTokens, channel)
 
@@ -328,7 +341,9 @@ class OperatorAdapters(_Adapters):
     database = providers.Singleton(_database, _Adapters.settings.provided.database_url, APP_ROLE)
     directives = providers.Singleton(PostgresDirectives, database)
     sessions = providers.Singleton(PostgresSessions, database)
-    traces = providers.Singleton(_traces, _Adapters.settings.provided.clickhouse_url)
+    traces = providers.Singleton(
+        _traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
+    )
 
     identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)

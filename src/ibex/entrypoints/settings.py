@@ -124,16 +124,6 @@ class Settings(CacheSettings):
             is_secret=True,
         ),
     )
-    clickhouse_url: Secret[str] | None = setting(
-        None,
-        Variable(
-            "IBEX_CLICKHOUSE_URL",
-            secret_url("http", "https", "clickhouse", "clickhouses", "chdb"),
-            "an http[s]://, clickhouse[s]:// or chdb:// URL",
-            "The ClickHouse database of traces. chdb:///folder is an engine inside the process, for one process only.",
-            is_secret=True,
-        ),
-    )
     token_peppers: Secret[dict[str, bytes]] | None = setting(
         None,
         Variable(
@@ -246,8 +236,24 @@ class Settings(CacheSettings):
             "Supplies the user and password of each connection to Redis, in place of those in the URL.",
         ),
     )
+    drain_delay_s: float = setting(
+        5.0,
+        Variable(
+            "IBEX_DRAIN_DELAY",
+            delay,
+            "seconds, 0 to 86400",
+            "How long a process that was told to end, and is not ready any more, still accepts connections. Load "
+            "balancers must notice within this time. The default of `ibex dev` is 0.",
+        ),
+    )
     shutdown_timeout_s: float = setting(
-        30.0, Variable("IBEX_SHUTDOWN_TIMEOUT", seconds, SECONDS, "The time for requests to finish after SIGTERM.")
+        30.0,
+        Variable(
+            "IBEX_SHUTDOWN_TIMEOUT",
+            seconds,
+            SECONDS,
+            "The time for running requests to finish once a process that was told to end accepts no more connections.",
+        ),
     )
     error_docs_base: str | None = setting(
         None,
@@ -289,15 +295,6 @@ class Settings(CacheSettings):
             idle_seconds,
             "seconds, 60 to 31536000",
             "A session without a turn for this long becomes abandoned. A later turn makes it active again.",
-        ),
-    )
-    trace_ttl_days: int = setting(
-        90,
-        Variable(
-            "IBEX_TRACE_TTL_DAYS",
-            int_between(1, 36_500),
-            "1 to 36500 days",
-            "How long traces are kept. `ibex migrate` applies a change.",
         ),
     )
     echo_delay_s: float = setting(
