@@ -77,6 +77,15 @@ check: $(STAMP) ## lint, types, import contracts, generated pages and code, migr
 	@$(BIN)/python proto/generate.py --check
 	@$(BIN)/pytest -q tests/integration/test_migrations.py::test_migrations_go_up_down_and_up
 
+.PHONY: validators
+validators: $(VENV)-deploy/.installed ## install what checks deploy/ and the workflow into .venv-deploy; tests that need it are skipped without
+
+$(VENV)-deploy/.installed: tests/deployment/requirements.txt
+	@rm -rf $(VENV)-deploy
+	@$(PYTHON) -m venv $(VENV)-deploy
+	@$(VENV)-deploy/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 .PHONY: format
 format: $(STAMP) ## format the code and sort the imports
 	@$(BIN)/ruff format .
@@ -177,6 +186,26 @@ constraints: ## pin what a fresh environment resolves to
 	  .venv-constraints/bin/python -m pip freeze --exclude ibex-harness --exclude pip --exclude setuptools) > constraints.txt
 	@rm -rf .venv-constraints
 
+LOCK := $(if $(UV),$(UV),$(VENV)-lock/bin/uv) pip
+COMPILE := $(LOCK) compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --constraint constraints.txt
+.PHONY: lock
+lock: ## pin, with hashes, what the image installs and builds with; fails if a wheel is missing for a Python or processor
+ifndef UV
+	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check uv; }
+endif
+	@$(COMPILE) --extra otel --extra http2 pyproject.toml --output-file deploy/requirements.lock >/dev/null
+	@echo 'hatchling>=1.27' | $(COMPILE) - --output-file deploy/build-requirements.lock >/dev/null
+	@for python in 3.11 3.12 3.13 3.14; do for processor in x86_64 aarch64; do \
+	  $(LOCK) install --dry-run --quiet --no-deps --require-hashes --only-binary :all: --python-version $$python \
+	    --python-platform $$processor-manylinux_2_28 --target $(VENV)-lock/nothing --requirement deploy/requirements.lock || exit 1; \
+	done; done
+	@sed -i '1i # What the image installs; made by make lock.' deploy/requirements.lock
+	@sed -i '1i # What the image is built with; made by make lock.' deploy/build-requirements.lock
+
+.PHONY: image
+image: ## build the image ibex from deploy/Containerfile; ENGINE=docker
+	@$(or $(ENGINE),podman) build --file deploy/Containerfile --tag ibex --build-arg REVISION=$$(git rev-parse HEAD) .
+
 .PHONY: lines
 lines: ## count lines of code by folder, and the largest files
 	@git ls-files 'src/*.py' 'tests/*.py' 'alembic/*.py' | xargs wc -l | awk '$$2 != "total" {n = split($$2, p, "/"); d = p[1]; for (i = 2; i < n && i < 5; i++) d = d "/" p[i]; s[d] += $$1; t += $$1} END {for (d in s) printf "%6d %s\n", s[d], d; printf "%6d all\n", t}' | sort -k2
@@ -184,4 +213,4 @@ lines: ## count lines of code by folder, and the largest files
 
 .PHONY: clean
 clean: ## remove the environment and caches; data in .ibex stays
-	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-transport $(VENV)-clients .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-transport $(VENV)-clients $(VENV)-deploy $(VENV)-lock .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
