@@ -1,7 +1,8 @@
-"""Every environment variable that a file of deploy/ sets is a setting of IBEX."""
+"""Every environment variable in the files of deploy/, and on the page about them, is a setting of IBEX."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ import pytest
 from harness.containerfile import parse_containerfile
 from harness.deployment import DEPLOY, OF_IBEX, compose, unit_environment, unknown_settings
 from harness.helm import environment, pods
+from harness.validators import ROOT
 
 Variables = Mapping[str, Any]
 OF_COMMANDS: Final = frozenset({"IBEX_URL"})
@@ -40,7 +42,12 @@ def of_the_chart() -> Variables:
     return {name: value for pod in pods(values).values() for name, value in environment(pod).items()}
 
 
-@pytest.mark.parametrize("read", [of_compose, of_the_image, of_the_units, of_the_chart])
+def of_the_page() -> Variables:
+    """Return the variables that the page names."""
+    return dict.fromkeys(re.findall(r"\b(?:IBEX|OPENAI|OTEL)_[A-Z_]+", (ROOT / "docs" / "deployment.md").read_text()))
+
+
+@pytest.mark.parametrize("read", [of_compose, of_the_image, of_the_units, of_the_chart, of_the_page])
 def test_every_variable_is_a_setting(read: Callable[[], Variables]) -> None:
     """IBEX would ignore a misspelled one, or refuse to start."""
     names = {name for name in read() if OF_IBEX.match(name)} - OF_COMMANDS

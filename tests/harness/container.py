@@ -68,9 +68,9 @@ class Container:
     def build(cls, context: Path, containerfile: Path, folder: Path) -> Container:
         """Carry out every instruction of a Containerfile in order. Skips the test if there is no bubblewrap."""
         bubblewrap()
-        stages = parse_containerfile(containerfile.read_text())
         built: dict[str, Container] = {}
-        for stage in stages:
+        container = cls(context, folder)
+        for stage in parse_containerfile(containerfile.read_text()):
             container = cls(context, folder / (stage.name or "final"), {"PATH": f"{BASE_PROGRAMS}:/usr/bin:/bin"})
             container.final = stage
             for directory in IMAGE_DIRECTORIES:

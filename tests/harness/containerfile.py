@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 INSTRUCTIONS: Final = frozenset(
     {"ARG", "FROM", "LABEL", "ENV", "WORKDIR", "COPY", "RUN", "EXPOSE", "USER", "ENTRYPOINT", "CMD"}
@@ -59,7 +59,7 @@ def expanded(text: str, known: Mapping[str, str]) -> str:
 def parse_containerfile(text: str) -> list[Stage]:
     """Return the stages. Raises ``ValueError`` for an instruction that the tests cannot carry out."""
     instructions = []
-    for line in _joined([line for line in text.splitlines() if not line.lstrip().startswith("#")]):
+    for line in _logical_lines(text):
         name, _, rest = line.partition(" ")
         if name not in INSTRUCTIONS:
             raise ValueError(f"the tests cannot carry out the instruction {name}")
@@ -68,15 +68,16 @@ def parse_containerfile(text: str) -> list[Stage]:
     found: list[tuple[str, str, list[Instruction]]] = []
     for instruction in instructions:
         if instruction.name == "FROM":
-            base, *rest = instruction.words()
-            found.append((rest[1] if rest else "", expanded(base, arguments), []))
+            image, *named = instruction.words()
+            found.append((named[1] if named else "", expanded(image, arguments), []))
         elif found:
             found[-1][2].append(instruction)
         else:
             arguments |= instruction.pairs(arguments)
-    return [Stage(name, base, tuple(inside)) for name, base, inside in found]
+    return [Stage(name, base, tuple(steps)) for name, base, steps in found]
 
 
-def _joined(lines: Sequence[str]) -> list[str]:
-    whole = "\n".join(lines).replace("\\\n", " ")
+def _logical_lines(text: str) -> list[str]:
+    """Return the lines without comments, and with continued lines joined."""
+    whole = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")).replace("\\\n", " ")
     return [line.strip() for line in whole.split("\n") if line.strip()]
