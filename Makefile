@@ -95,6 +95,26 @@ format: $(STAMP) ## format the code and sort the imports
 migrate: $(STAMP) ## bring the PostgreSQL and ClickHouse of the environment's settings up to date
 	@$(BIN)/ibex migrate
 
+UV_PIP := $(if $(UV),$(UV),$(VENV)-lock/bin/uv) pip
+COMPILE := $(UV_PIP) compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --constraint constraints.txt
+.PHONY: lock
+lock: ## pin, with hashes, what the image installs and builds with; fails if a wheel is missing for a Python or processor
+ifndef UV
+	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check uv; }
+endif
+	@$(COMPILE) --extra otel --extra http2 pyproject.toml --output-file deploy/requirements.lock >/dev/null
+	@echo 'hatchling>=1.27' | $(COMPILE) - --output-file deploy/build-requirements.lock >/dev/null
+	@for python in 3.11 3.12 3.13 3.14; do for processor in x86_64 aarch64; do \
+	  $(UV_PIP) install --dry-run --quiet --no-deps --require-hashes --only-binary :all: --python-version $$python \
+	    --python-platform $$processor-manylinux_2_28 --target $(VENV)-lock/nothing --requirement deploy/requirements.lock || exit 1; \
+	done; done
+	@sed -i '1i # What the image installs; made by make lock.' deploy/requirements.lock
+	@sed -i '1i # What the image is built with; made by make lock.' deploy/build-requirements.lock
+
+.PHONY: image
+image: ## build the image ibex from deploy/Containerfile; ENGINE=docker
+	@$(or $(ENGINE),podman) build --file deploy/Containerfile --tag ibex --build-arg REVISION=$$(git rev-parse HEAD) .
+
 .PHONY: e2e-smoke
 e2e-smoke: $(STAMP) ## one buffered and one streamed completion with your OPENAI_API_KEY, through IBEX
 	@PYTHONPATH=tests $(BIN)/python tests/e2e_smoke.py
@@ -185,26 +205,6 @@ constraints: ## pin what a fresh environment resolves to
 	@(echo "# The versions that IBEX is tested with; made by make constraints."; \
 	  .venv-constraints/bin/python -m pip freeze --exclude ibex-harness --exclude pip --exclude setuptools) > constraints.txt
 	@rm -rf .venv-constraints
-
-LOCK := $(if $(UV),$(UV),$(VENV)-lock/bin/uv) pip
-COMPILE := $(LOCK) compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --constraint constraints.txt
-.PHONY: lock
-lock: ## pin, with hashes, what the image installs and builds with; fails if a wheel is missing for a Python or processor
-ifndef UV
-	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check uv; }
-endif
-	@$(COMPILE) --extra otel --extra http2 pyproject.toml --output-file deploy/requirements.lock >/dev/null
-	@echo 'hatchling>=1.27' | $(COMPILE) - --output-file deploy/build-requirements.lock >/dev/null
-	@for python in 3.11 3.12 3.13 3.14; do for processor in x86_64 aarch64; do \
-	  $(LOCK) install --dry-run --quiet --no-deps --require-hashes --only-binary :all: --python-version $$python \
-	    --python-platform $$processor-manylinux_2_28 --target $(VENV)-lock/nothing --requirement deploy/requirements.lock || exit 1; \
-	done; done
-	@sed -i '1i # What the image installs; made by make lock.' deploy/requirements.lock
-	@sed -i '1i # What the image is built with; made by make lock.' deploy/build-requirements.lock
-
-.PHONY: image
-image: ## build the image ibex from deploy/Containerfile; ENGINE=docker
-	@$(or $(ENGINE),podman) build --file deploy/Containerfile --tag ibex --build-arg REVISION=$$(git rev-parse HEAD) .
 
 .PHONY: lines
 lines: ## count lines of code by folder, and the largest files
