@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from ibex.adapters.postgres.reachable import reason_of
+from ibex.adapters.postgres.reachable import TooOldError, check_version, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,19 +77,32 @@ def locked_connection(url: str) -> Iterator[Connection]:
 
     Raises ``MigrationError`` if the database cannot be reached or rejects a statement.
     """
-    engine = create_engine(
-        "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(url, connect_timeout=_CONNECT_TIMEOUT_S, application_name="ibex-migrate"),
-        poolclass=NullPool,
-    )
+    engine = create_engine("postgresql+psycopg://", creator=lambda: _connect(url), poolclass=NullPool)
     try:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
             yield connection
     except DBAPIError as error:
         raise MigrationError(_reason_of(error)) from None
+    except psycopg.Error as error:  # libpq cannot parse the URL
+        raise MigrationError(reason_of(error)) from None
+    except TooOldError as error:
+        raise MigrationError(str(error)) from None
     except CommandError as error:  # for example, a revision that this version does not contain
         raise MigrationError(str(error)) from None
+
+
+def _connect(url: str) -> psycopg.Connection:
+    """Connect, without prepared statements: behind a pooler, another session may have used their names."""
+    connection = psycopg.connect(
+        url, connect_timeout=_CONNECT_TIMEOUT_S, application_name="ibex-migrate", prepare_threshold=None
+    )
+    try:
+        check_version(connection.info.server_version)
+    except TooOldError:
+        connection.close()
+        raise
+    return connection
 
 
 def _reason_of(error: DBAPIError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import psycopg
+from ibex.adapters.postgres.connections import StandbyError
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -36,8 +36,7 @@ async def check_role(connection: AsyncConnection[Any], role: str) -> None:
     """Raise ``UnsafeRoleError`` unless the connection has the rights of ``role`` and is bound by row-level security.
 
     Roles that it can take by SET ROLE count as well, because an injected statement could do that. Raises
-    ``psycopg.Error`` if the database does not answer, or if it is in recovery: a standby may lack the newest changes. A
-    server never enters recovery while a connection to it is open, so checking each new connection is enough.
+    ``psycopg.Error`` if the database does not answer, and ``StandbyError`` if it is in recovery.
     """
     cursor = await connection.execute(_RIGHTS, {"role": role, "function_roles": list(FUNCTION_ROLES)})
     row = await cursor.fetchone()
@@ -45,7 +44,7 @@ async def check_role(connection: AsyncConnection[Any], role: str) -> None:
         raise UnsafeRoleError("PostgreSQL did not return the rights of the connection's role")
     name, is_superuser, bypasses, owns, function_role, is_expected, is_in_recovery = row
     if is_in_recovery:
-        raise psycopg.OperationalError("the server is a standby, which may lack the newest changes; use the primary")
+        raise StandbyError("the server is a standby, which may lack the newest changes; use the primary")
     if is_superuser:
         raise UnsafeRoleError(f"the database role {name!r} is a superuser or can become one; use {role!r}")
     if bypasses:
