@@ -60,6 +60,10 @@ class Relay:
         """Drop every connection and refuse new ones."""
         self._run(self._set(flows=True, refuses=True))
 
+    def redirect(self, target: tuple[str, int] | str) -> None:
+        """Forward new connections to another server. Those that are open stay with the former one."""
+        self._target = target
+
     def heal(self) -> None:
         """Forward again, including the data that was held back."""
         self._run(self._set(flows=True, refuses=False))

@@ -57,7 +57,7 @@ from ibex.domain.proxying.provider import Dialect, ProviderRegistry
 from ibex.entrypoints.checks import auth_checks, readiness_checks
 from ibex.entrypoints.openai_settings import StreamUsage, Transport
 from ibex.entrypoints.operations import OPERATIONS
-from ibex.entrypoints.server_clients import database, redis_link, redis_link_if_any, traces
+from ibex.entrypoints.server_clients import clickhouse_traces, postgres_database, redis_link, redis_link_if_any
 from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class _Adapters(containers.DeclarativeContainer):
 
 
 class _ProxyAdapters(_Adapters):
-    traces = providers.Singleton(traces, _Adapters.settings.provided.clickhouse_url)
+    traces = providers.Singleton(clickhouse_traces, _Adapters.settings.provided.clickhouse_url)
     journal = providers.Singleton(
         SqliteJournal,
         _Adapters.settings.provided.journal_dir,
@@ -221,7 +221,7 @@ class _ProxyAdapters(_Adapters):
     watch_telemetry = providers.Singleton(WatchTelemetry, registry)
     loop_lag = providers.Singleton(LoopLag, registry, _Adapters.clock)
 
-    database = providers.Singleton(database, _Adapters.settings, "database_url", APP_ROLE)
+    database = providers.Singleton(postgres_database, _Adapters.settings, "database_url", APP_ROLE)
     directives = providers.Singleton(PostgresDirectives, database)
     sessions = providers.Singleton(PostgresSessions, database)
 
@@ -233,7 +233,7 @@ class _ProxyAdapters(_Adapters):
 class EmbeddedAdapters(_ProxyAdapters):
     """The adapters of a single process without auth and Redis, whose tasks are done in process (ADR 0009)."""
 
-    identity_database = providers.Singleton(database, _Adapters.settings, "auth_database_url", AUTH_ROLE)
+    identity_database = providers.Singleton(postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
     epochs = providers.Singleton(NoEpochs, _Adapters.clock)
@@ -313,12 +313,12 @@ class ProductionAdapters(_ProxyAdapters):
 class OperatorAdapters(_Adapters):
     """The adapters of the command line: identity, directives and the record, directly from the databases."""
 
-    database = providers.Singleton(database, _Adapters.settings, "database_url", APP_ROLE)
+    database = providers.Singleton(postgres_database, _Adapters.settings, "database_url", APP_ROLE)
     directives = providers.Singleton(PostgresDirectives, database)
     sessions = providers.Singleton(PostgresSessions, database)
-    traces = providers.Singleton(traces, _Adapters.settings.provided.clickhouse_url)
+    traces = providers.Singleton(clickhouse_traces, _Adapters.settings.provided.clickhouse_url)
 
-    identity_database = providers.Singleton(database, _Adapters.settings, "auth_database_url", AUTH_ROLE)
+    identity_database = providers.Singleton(postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
     link = providers.Singleton(redis_link_if_any, _Adapters.settings, _Adapters.clock)
@@ -334,12 +334,12 @@ class AuthAdapters(_Adapters):
     all live tokens can use up the connections that validation and the watch need.
     """
 
-    identity_database = providers.Singleton(database, _Adapters.settings, "auth_database_url", AUTH_ROLE)
+    identity_database = providers.Singleton(postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE)
     administration_database = providers.Singleton(
-        database, _Adapters.settings, "auth_database_url", AUTH_ROLE, pool_size=ADMINISTRATION_POOL_SIZE
+        postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE, pool_size=ADMINISTRATION_POOL_SIZE
     )
     watch_database = providers.Singleton(
-        database, _Adapters.settings, "auth_database_url", AUTH_ROLE, pool_size=WATCH_POOL_SIZE
+        postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE, pool_size=WATCH_POOL_SIZE
     )
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
     validated_identity = providers.Singleton(PostgresIdentity, identity_database)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
 
 
-def database(settings: Settings, name: str, role: str, pool_size: int | None = None) -> Database:
+def postgres_database(settings: Settings, name: str, role: str, pool_size: int | None = None) -> Database:
     """Return the database whose URL is a setting (a field's name). The size of the pool is a setting too."""
     settings.require(name)
     try:
@@ -41,7 +41,7 @@ def _unusable(name: str, wrong: ValueError) -> SettingsError:
     return SettingsError(f"{dict(variables())[name].name} cannot be used: {wrong}.")
 
 
-def traces(url: Secret[str]) -> ClickHouseTraces:
+def clickhouse_traces(url: Secret[str]) -> ClickHouseTraces:
     """Return the traces in ClickHouse."""
     try:
         return ClickHouseTraces(url.reveal())

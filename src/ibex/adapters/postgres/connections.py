@@ -66,19 +66,22 @@ def connect_arguments(url: str, role: str, *, prepares: bool) -> dict[str, Any]:
 
 
 def begin(org_id: UUID | None) -> bytes:
-    """Return the statements that begin a transaction, to be sent in one message. The last one is for ``is_standby``."""
+    """Return the statements that begin a transaction, to be sent in one message; see ``is_read_only``."""
     bind = b" SET LOCAL app.current_org_id = '%s';" % str(org_id).encode("ascii") if org_id is not None else b""
-    return _BEGIN + bind + b" SELECT pg_is_in_recovery()"
+    return _BEGIN + bind + b" SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
 
 
-async def is_standby(began: psycopg.AsyncCursor[Any]) -> bool:
-    """Return whether the server of a transaction is a standby. Takes the cursor that executed ``begin``.
+async def is_read_only(began: psycopg.AsyncCursor[Any]) -> bool:
+    """Return whether the server of a transaction refuses changes. Takes the cursor that executed ``begin``.
 
-    Behind a pooler, two transactions of a connection may be on different servers.
+    Raises ``StandbyError`` if the server is a standby. Behind a pooler, two transactions of a connection may be on
+    different servers.
     """
     await began.set_result(_LAST_RESULT)
     row = await began.fetchone()
-    return row is not None and bool(row[0])
+    if row is None or row[0]:
+        raise StandbyError
+    return bool(row[1] == "on")
 
 
 def is_useless(error: BaseException) -> bool:

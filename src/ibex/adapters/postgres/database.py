@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
+from psycopg import errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from ibex.adapters.postgres.connections import (
@@ -15,7 +16,7 @@ from ibex.adapters.postgres.connections import (
     StandbyError,
     begin,
     connect_arguments,
-    is_standby,
+    is_read_only,
     is_useless,
 )
 from ibex.adapters.postgres.failures import domain_error
@@ -40,8 +41,8 @@ MAX_WAITING: Final = 1_000
 TRANSACTION_TIMEOUT_S: Final = 6.0
 # The caller must know within the bound of ADR 0045 that a change was committed, or that the outcome is unknown.
 COMMIT_TIMEOUT_S: Final = 2.0
-# While a server stays read-only, each failure replaces one connection, and all of them only this often.
-REPLACE_ALL_S: Final = 5.0
+# How often all connections are replaced while the server stays read-only or hangs.
+REPLACE_ALL_S: Final = 2.0
 
 
 class Database:
@@ -180,7 +181,8 @@ class Database:
     async def _check_out(self, org_id: UUID | None, timeout_s: float | None) -> CheckedOut:
         """Check out a live connection and begin a transaction. Skip connections that died in the pool.
 
-        The beginning does nothing that lasts, and detects a dead connection, a hung server and a standby.
+        The beginning does nothing that lasts. It detects a dead connection, a hung server and a server that is not the
+        primary any more. A primary that is read-only is used, but only through a connection that was made lately.
         """
         if self._pool is None:
             raise psycopg.OperationalError("the database pool is not open")
@@ -191,12 +193,12 @@ class Database:
             connection = await self._pool.getconn(max(0.0, deadline - time.monotonic()))
             checked_out = CheckedOut(self._pool, connection, min(limit_s, pool_timeout_s))
             try:
-                if await is_standby(await connection.execute(begin(org_id))):
-                    raise StandbyError  # noqa: TRY301 - handled as if the server had refused
+                if await is_read_only(await connection.execute(begin(org_id))) and self._may_replace_all():
+                    raise errors.ReadOnlySqlTransaction  # noqa: TRY301 - handled as if the server had refused
             except BaseException as error:
                 await self._undo(checked_out, error)
                 await checked_out.release()
-                if not (isinstance(error, psycopg.OperationalError) and connection.closed):
+                if not (isinstance(error, psycopg.Error) and connection.closed):
                     raise
             else:
                 checked_out.restart_timer(limit_s)
@@ -216,10 +218,12 @@ class Database:
             with suppress(psycopg.Error):
                 await checked_out.connection.rollback()
 
+    def _may_replace_all(self) -> bool:
+        return time.monotonic() - self._replaced_at >= REPLACE_ALL_S
+
     async def _replace_all(self) -> None:
-        now = time.monotonic()
-        if self._pool is not None and now - self._replaced_at >= REPLACE_ALL_S:
-            self._replaced_at = now
+        if self._pool is not None and self._may_replace_all():
+            self._replaced_at = time.monotonic()
             await self._pool.drain()
 
     async def _check_new(self, connection: AsyncConnection[Any]) -> None:
