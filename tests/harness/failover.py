@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 WAIT_S = 20.0
 POLL_S = 0.02
 # The data need not survive a crash of the machine.
-_SETTINGS = ("wal_level = replica", "max_wal_senders = 4", "fsync = off", "max_connections = 200")
+_SETTINGS = (
+    *("wal_level = replica", "max_wal_senders = 4", "wal_retrieve_retry_interval = '100ms'"),
+    *("fsync = off", "max_connections = 200"),
+)
 
 
 class ReplicatedServer(PostgresServer):
@@ -43,6 +46,8 @@ class ReplicatedServer(PostgresServer):
 
     def start_standby_of(self, primary: ReplicatedServer) -> None:
         """Replace the server's data by a copy of the primary's, and follow it synchronously."""
+        primary.run("ALTER SYSTEM RESET synchronous_standby_names")  # otherwise the copy would wait for a standby too
+        primary.run("SELECT pg_reload_conf()")
         self._make_directories()
         shutil.rmtree(self._data, ignore_errors=True)
         source = f"--dbname={primary.superuser_url()}"
@@ -95,7 +100,7 @@ class PostgresPair:
             first.start_primary()
             migrate.upgrade(PostgresDatabase(first, DATABASE).owner_url)
             second.start_standby_of(first)
-            with Relay.running(_socket(first)) as relay:
+            with Relay.running(f"{_folder(first)}/.s.PGSQL.5432") as relay:
                 yield cls(first, second, relay)
         finally:
             for server in (first, second):
@@ -106,9 +111,20 @@ class PostgresPair:
         """The database on the current primary, by a direct connection."""
         return PostgresDatabase(self.primary, DATABASE)
 
-    def url(self, role: str) -> str:
-        """Return the URL of the database through the relay."""
-        return f"postgresql://{role}@127.0.0.1:{self.relay.port}/{DATABASE}"
+    @property
+    def primary_socket(self) -> str:
+        """The path of the primary's socket."""
+        return f"{_folder(self.primary)}/.s.PGSQL.5432"
+
+    @property
+    def standby_socket(self) -> str:
+        """The path of the standby's socket."""
+        return f"{_folder(self.standby)}/.s.PGSQL.5432"
+
+    @property
+    def hosts(self) -> str:
+        """Both servers as hosts of a URL, the standby first."""
+        return f"{_folder(self.standby)},{_folder(self.primary)}"
 
     def fail_over(self) -> None:
         """Crash the primary and promote the standby. All sessions end."""
@@ -127,10 +143,10 @@ class PostgresPair:
 
     def _take_over(self) -> None:
         self.standby.promote()
-        self.relay.redirect(_socket(self.standby))
+        self.relay.redirect(self.standby_socket)
         self.primary, self.standby = self.standby, self.primary
 
 
-def _socket(server: PostgresServer) -> str:
-    (directory,) = parse_qs(urlsplit(server.url("any")).query)["host"]
-    return f"{directory}/.s.PGSQL.5432"
+def _folder(server: PostgresServer) -> str:
+    (folder,) = parse_qs(urlsplit(server.url("any")).query)["host"]
+    return folder

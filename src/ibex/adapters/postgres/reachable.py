@@ -33,6 +33,8 @@ _REASONS: Final = (
     ("no more connections", "the server has too many connections"),
     ("starting up", "the server is starting"),
     ("shutting down", "the server is shutting down"),
+    ("closed the connection", "the server closed the connection"),
+    ("Connection reset", "the server closed the connection"),
     ("Connection refused", "no server listens at this address"),
     ("timeout", "the server does not answer"),
     ("host name", "the host name cannot be resolved"),
