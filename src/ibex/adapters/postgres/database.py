@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import errors
@@ -76,6 +77,7 @@ class Database:
         self._unsafe: UnsafeRoleError | None = None
         self._log = ConnectionLog(role)
         self._replaced_at = -REPLACE_ALL_S
+        self._made_at: WeakKeyDictionary[AsyncConnection[Any], float] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"<Database as {self._role}>"
@@ -193,7 +195,7 @@ class Database:
             connection = await self._pool.getconn(max(0.0, deadline - time.monotonic()))
             checked_out = CheckedOut(self._pool, connection, min(limit_s, pool_timeout_s))
             try:
-                if await is_read_only(await connection.execute(begin(org_id))) and self._may_replace_all():
+                if await is_read_only(await connection.execute(begin(org_id))) and self._is_outdated(connection):
                     raise errors.ReadOnlySqlTransaction  # noqa: TRY301 - handled as if the server had refused
             except BaseException as error:
                 await self._undo(checked_out, error)
@@ -218,6 +220,10 @@ class Database:
             with suppress(psycopg.Error):
                 await checked_out.connection.rollback()
 
+    def _is_outdated(self, connection: AsyncConnection[Any]) -> bool:
+        """Return whether a new connection may lead to another server than this one."""
+        return self._may_replace_all() or self._made_at.get(connection, 0.0) <= self._replaced_at
+
     def _may_replace_all(self) -> bool:
         return time.monotonic() - self._replaced_at >= REPLACE_ALL_S
 
@@ -227,6 +233,7 @@ class Database:
             await self._pool.drain()
 
     async def _check_new(self, connection: AsyncConnection[Any]) -> None:
+        self._made_at[connection] = time.monotonic()
         try:
             await check_role(connection, self._role)
         except UnsafeRoleError as error:
