@@ -190,7 +190,7 @@ fuzz: $(STAMP) ## look for bugs with many random examples a property; EXAMPLES=5
 	@HYPOTHESIS_PROFILE=long EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest -q -m hypothesis -o timeout=3600 --hypothesis-show-statistics $(ARGS)
 
 .PHONY: soak
-soak: $(STAMP) ## kill, freeze and restart everything under load; ARGS="--minutes 10 --seed 1"
+soak: $(STAMP) ## kill, freeze and restart everything under load; ARGS="--minutes 10 --seed 1"; ARGS=--pooler for PgBouncer and fail-overs
 	@PYTHONPATH=tests $(BIN)/python -m harness.oracle $(ARGS)
 
 .PHONY: bench-transport

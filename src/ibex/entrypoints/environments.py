@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from dependency_injector import containers, providers
 
-from ibex.adapters.clickhouse.traces import ClickHouseTraces
 from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
 from ibex.adapters.grpc.watch_service import WatchService
 from ibex.adapters.grpc.watch_streams import GrpcLiveTokens, GrpcWatch
@@ -28,14 +27,11 @@ from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.echo import EchoProvider
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.postgres.change_log import PostgresChangeLog
-from ibex.adapters.postgres.database import POOL_SIZE, Database
 from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
-from ibex.adapters.redis.credentials import credential_provider
 from ibex.adapters.redis.epochs import RedisEpochs
-from ibex.adapters.redis.link import NullRedisObserver, RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
 from ibex.adapters.redis.shared_responses import PURPOSE, RedisSharedResponses
@@ -59,16 +55,16 @@ from ibex.entrypoints.auth_connection import auth_channel
 from ibex.entrypoints.checks import auth_checks, readiness_checks
 from ibex.entrypoints.openai_settings import StreamUsage, Transport
 from ibex.entrypoints.operations import OPERATIONS
+from ibex.entrypoints.server_clients import clickhouse_traces, postgres_database, redis_link, redis_link_if_any
 from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import httpx
-    from redis.credentials import CredentialProvider
 
     from ibex.adapters.grpc.channel import GrpcAuthChannel
-    from ibex.adapters.redis.link import RedisObserver
+    from ibex.adapters.redis.link import RedisLink
     from ibex.adapters.telemetry.journal import MeasuredJournal
     from ibex.domain.clock import Clock
     from ibex.domain.directives.shared import SharedDirectives
@@ -84,16 +80,8 @@ WATCH_POOL_SIZE: Final = 2
 ADMINISTRATION_POOL_SIZE: Final = 4
 
 
-def _database(url: Secret[str], role: str, pool_size: int = POOL_SIZE) -> Database:
-    return Database(url.reveal(), role, pool_size=pool_size)
-
-
 def _peppers(peppers: Secret[dict[str, bytes]]) -> TokenPeppers:
     return TokenPeppers(peppers.reveal())
-
-
-def _traces(url: Secret[str], cluster: str | None) -> ClickHouseTraces:
-    return ClickHouseTraces(url.reveal(), cluster=cluster)
 
 
 def _provider(settings: Settings, transport: httpx.AsyncBaseTransport, clock: Clock) -> Provider:
@@ -160,25 +148,6 @@ def _channel(settings: Settings, ids: IdSource, registry: Registry) -> GrpcAuthC
     return auth
 
 
-def _credential_provider(settings: Settings) -> CredentialProvider | None:
-    if settings.redis_credential_provider is None:
-        return None
-    try:
-        return credential_provider(settings.redis_credential_provider)
-    except ValueError as wrong:
-        raise SettingsError(f"IBEX_REDIS_CREDENTIAL_PROVIDER is invalid: {wrong}.") from None
-
-
-def _link(settings: Settings, clock: Clock, telemetry: RedisObserver) -> RedisLink:
-    url = settings.redis_url.reveal() if settings.redis_url is not None else ""
-    provider = _credential_provider(settings)
-    return RedisLink(url, clock, telemetry, timeout_s=settings.redis_timeout_s, credential_provider=provider)
-
-
-def _link_if_any(settings: Settings, clock: Clock) -> RedisLink | None:
-    return None if settings.redis_url is None else _link(settings, clock, NullRedisObserver())
-
-
 def _shared_directives(
     settings: Settings, link: RedisLink, clock: Clock, seal: Seal | None, on_unverified: Callable[[], None]
 ) -> SharedDirectives:
@@ -220,7 +189,7 @@ class _Adapters(containers.DeclarativeContainer):
 
 class _ProxyAdapters(_Adapters):
     traces = providers.Singleton(
-        _traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
+        clickhouse_traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
     )
     journal = providers.Singleton(
         SqliteJournal,
@@ -241,7 +210,7 @@ class _ProxyAdapters(_Adapters):
     watch_telemetry = providers.Singleton(WatchTelemetry, registry)
     loop_lag = providers.Singleton(LoopLag, registry, _Adapters.clock)
 
-    database = providers.Singleton(_database, _Adapters.settings.provided.database_url, APP_ROLE)
+    database = providers.Singleton(postgres_database, _Adapters.settings, "database_url", APP_ROLE)
     directives = providers.Singleton(PostgresDirectives, database)
     sessions = providers.Singleton(PostgresSessions, database)
 
@@ -254,7 +223,7 @@ class _ProxyAdapters(_Adapters):
 class EmbeddedAdapters(_ProxyAdapters):
     """The adapters of a single process without auth and Redis, whose tasks are done in process (ADR 0009)."""
 
-    identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
+    identity_database = providers.Singleton(postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
     epochs = providers.Singleton(NoEpochs, _Adapters.clock)
@@ -296,7 +265,7 @@ class ProductionAdapters(_ProxyAdapters):
     live_tokens = providers.Singleton(GrpcLiveTokens, channel)
 
     redis_telemetry = providers.Singleton(RedisTelemetry, _ProxyAdapters.registry)
-    link = providers.Singleton(_link, _Adapters.settings, _Adapters.clock, redis_telemetry)
+    link = providers.Singleton(redis_link, _Adapters.settings, _Adapters.clock, redis_telemetry)
     rate_limit_telemetry = providers.Singleton(RateLimitTelemetry, _ProxyAdapters.registry)
     rate_limiter = providers.Singleton(
         RedisRateLimiter, link, _Adapters.clock, rate_limit_telemetry.provided.counted_in_process
@@ -338,17 +307,17 @@ class ProductionAdapters(_ProxyAdapters):
 class OperatorAdapters(_Adapters):
     """The adapters of the command line: identity, directives and the record, directly from the databases."""
 
-    database = providers.Singleton(_database, _Adapters.settings.provided.database_url, APP_ROLE)
+    database = providers.Singleton(postgres_database, _Adapters.settings, "database_url", APP_ROLE)
     directives = providers.Singleton(PostgresDirectives, database)
     sessions = providers.Singleton(PostgresSessions, database)
     traces = providers.Singleton(
-        _traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
+        clickhouse_traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
     )
 
-    identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
+    identity_database = providers.Singleton(postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
-    link = providers.Singleton(_link_if_any, _Adapters.settings, _Adapters.clock)
+    link = providers.Singleton(redis_link_if_any, _Adapters.settings, _Adapters.clock)
     epochs = providers.Singleton(_operator_epochs, link, _Adapters.clock, _Adapters.ids)
 
     resources = providers.List(identity_database, database, traces)
@@ -361,19 +330,19 @@ class AuthAdapters(_Adapters):
     all live tokens can use up the connections that validation and the watch need.
     """
 
-    identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
+    identity_database = providers.Singleton(postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE)
     administration_database = providers.Singleton(
-        _database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE, pool_size=ADMINISTRATION_POOL_SIZE
+        postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE, pool_size=ADMINISTRATION_POOL_SIZE
     )
     watch_database = providers.Singleton(
-        _database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE, pool_size=WATCH_POOL_SIZE
+        postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE, pool_size=WATCH_POOL_SIZE
     )
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
     validated_identity = providers.Singleton(PostgresIdentity, identity_database)
     metrics = providers.Singleton(AuthMetrics)
     loop_lag = providers.Singleton(LoopLag, metrics.provided.registry, _Adapters.clock)
     redis_telemetry = providers.Singleton(RedisTelemetry, metrics.provided.registry)
-    link = providers.Singleton(_link, _Adapters.settings, _Adapters.clock, redis_telemetry)
+    link = providers.Singleton(redis_link, _Adapters.settings, _Adapters.clock, redis_telemetry)
     epochs = providers.Singleton(RedisEpochs, link, _Adapters.clock, _Adapters.ids)
     token_verifier = providers.Singleton(VerifyToken, validated_identity, peppers, epochs, _Adapters.clock)
     agent_verifier = providers.Singleton(VerifyAgent, validated_identity, epochs)

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ibex.entrypoints.credentials import Server, is_weak_key, is_weak_url
+from ibex.entrypoints.url_syntax import NOT_ENCODED, is_well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,9 +144,15 @@ def url(*schemes: str) -> Callable[[str], str]:
 
 
 def secret_url(*schemes: str) -> Callable[[str], Secret[str]]:
-    """Return a parser of URLs that can contain a password."""
+    """Return a parser of URLs that can contain a password. Raises ``InvalidValueError`` if it is not encoded."""
     parse = url(*schemes)
-    return lambda value: Secret(parse(value))
+
+    def parse_secret(value: str) -> Secret[str]:
+        if not is_well_formed(parse(value)):
+            raise InvalidValueError(NOT_ENCODED)
+        return Secret(value)
+
+    return parse_secret
 
 
 def secret_text(value: str) -> Secret[str]:

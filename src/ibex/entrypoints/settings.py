@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from ibex.entrypoints.cache_settings import CacheSettings
+from ibex.entrypoints.database_settings import DatabaseSettings
 from ibex.entrypoints.setting_files import parsed, raw_value
 from ibex.entrypoints.setting_values import (
     SECONDS,
@@ -54,11 +54,8 @@ class Environment(StrEnum):
     PRODUCTION = "production"
 
 
-POSTGRES_URL = "a postgresql:// URL"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(CacheSettings):
+class Settings(DatabaseSettings):
     """All settings of a process. Durations are in seconds, sizes in bytes. None means not set."""
 
     env: Environment = setting(
@@ -92,36 +89,6 @@ class Settings(CacheSettings):
             lambda value: {"debug": "debug", "info": "info", "warning": "warning", "error": "error"}[value.lower()],
             "debug, info, warning or error",
             "The minimum severity of log lines.",
-        ),
-    )
-    database_url: Secret[str] | None = setting(
-        None,
-        Variable(
-            "IBEX_DATABASE_URL",
-            secret_url("postgresql"),
-            POSTGRES_URL,
-            "The PostgreSQL database of directives, sessions and checkpoints, with the role ibex_app.",
-            is_secret=True,
-        ),
-    )
-    auth_database_url: Secret[str] | None = setting(
-        None,
-        Variable(
-            "IBEX_AUTH_DATABASE_URL",
-            secret_url("postgresql"),
-            POSTGRES_URL,
-            "The PostgreSQL database of organizations, users, agents and tokens, with the role ibex_auth.",
-            is_secret=True,
-        ),
-    )
-    owner_database_url: Secret[str] | None = setting(
-        None,
-        Variable(
-            "IBEX_OWNER_DATABASE_URL",
-            secret_url("postgresql"),
-            POSTGRES_URL,
-            "The PostgreSQL database, with the role that owns the schema. Only `ibex migrate` uses it.",
-            is_secret=True,
         ),
     )
     token_peppers: Secret[dict[str, bytes]] | None = setting(

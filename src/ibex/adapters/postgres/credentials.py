@@ -24,11 +24,11 @@ class RotatingUrl:
         if url != self.current:
             self.current, self._former = url, self.current
 
-    def connection_class(self) -> type[AsyncConnection[Any]]:
-        """Return the class of a pool's connections, which connects to this URL instead of the pool's."""
+    def connection_class(self, base: type[AsyncConnection[Any]]) -> type[AsyncConnection[Any]]:
+        """Return a subclass for the connections of a pool, which connects to this URL instead of the pool's."""
         urls = self
 
-        class RotatingConnection(AsyncConnection[Any]):
+        class RotatingConnection(base):  # type: ignore[valid-type, misc]  # the base is an argument
             """A connection to the newest URL that the server accepts."""
 
             @classmethod

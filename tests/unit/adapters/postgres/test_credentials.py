@@ -60,4 +60,4 @@ async def test_the_class_of_a_pools_connections_uses_the_current_url() -> None:
     url.replace("postgresql:///two?host=relative")  # libpq refuses it without opening a socket
 
     with pytest.raises(psycopg.OperationalError):
-        await url.connection_class().connect("postgresql://127.0.0.1:1/one", connect_timeout=1)
+        await url.connection_class(psycopg.AsyncConnection).connect("postgresql://127.0.0.1:1/one", connect_timeout=1)
