@@ -25,6 +25,8 @@ _UNEXAMINED: Final = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*
 """All before the next bracket, and before a string that does not end in this chunk."""
 _REST_OF_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _MAY_BE_FIELD_NAME: Final = re.compile(rb"[a-z]{1,5}")
+_FIELD_NAME: Final = re.compile(rb"(?:\r\n|[\r\n])data:")
+"""The start of a data line of a server-sent event. A JSON string contains no line break, so this is between tokens."""
 _QUOTE: Final = b'"'
 
 
@@ -198,10 +200,11 @@ class MemberScanner:
         value = kept.rstrip() if self._is_scalar else kept
         self._is_scalar = False
         path = self._value_path
+        text = _FIELD_NAME.sub(b"\n", value)
         if path in self._capture and not self._is_oversized:
-            self.captured[path] = value
+            self.captured[path] = text
         if path in self._replace:
-            out += self._replace[path](None if self._is_oversized else value)
+            out += self._replace[path](None if self._is_oversized else text)
             out += kept[len(value) :]
 
 

@@ -130,6 +130,16 @@ def test_the_object_may_be_the_data_of_an_event(cut: int) -> None:
     assert found == event.replace(b'"a"', NEW)
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+def test_a_captured_value_may_span_data_lines(line_end: bytes) -> None:
+    """The field names of an event are forwarded, and are no part of the captured value."""
+    text = b'{"response":{"usage":{"a": 1,' + line_end + b'data: "b": [2,' + line_end + b"data:3]}}}"
+    scanner = MemberScanner(frozenset({("response", "usage")}))
+
+    assert scanner.feed(text) + scanner.finish() == text
+    assert json.loads(scanner.captured["response", "usage"]) == {"a": 1, "b": [2, 3]}
+
+
 def test_bytes_after_the_object_are_forwarded() -> None:
     """They may be any bytes."""
     scanner = replacing()
