@@ -52,6 +52,16 @@ else
 endif
 	@touch $@
 
+# What checks a release is no part of developing: an environment of its own, without IBEX.
+RELEASE := $(VENV)-release
+RELEASE_STAMP := $(RELEASE)/.installed
+LOCK := $(or $(firstword $(wildcard deploy/*.lock deploy/*lock*.txt)),constraints.txt)
+
+$(RELEASE_STAMP): release/tools.txt
+	@$(PYTHON) -m venv $(RELEASE)
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --requirement release/tools.txt
+	@touch $@
+
 .PHONY: help
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,7 +74,7 @@ run: $(RUN_STAMP) ## start IBEX with everything it needs, embedded; ARGS="--port
 	@exec $(BIN)/ibex dev $(ARGS)
 
 .PHONY: test
-test: $(STAMP) ## run all tests; ARGS="-k name" for some
+test: $(STAMP) $(if $(ARGS),,$(VENV)-deploy/.installed) ## run all tests; ARGS="-k name" for some
 	@$(if $(ARGS),$(BIN)/pytest $(ARGS),$(BIN)/python tests/all_tests.py)
 
 .PHONY: check
@@ -77,6 +87,15 @@ check: $(STAMP) ## lint, types, import contracts, generated pages and code, migr
 	@$(BIN)/python proto/generate.py --check
 	@$(BIN)/pytest -q tests/integration/test_migrations.py::test_migrations_go_up_down_and_up
 
+.PHONY: validators
+validators: $(VENV)-deploy/.installed ## install what checks deploy/ and the workflow into .venv-deploy; tests that need it are skipped without
+
+$(VENV)-deploy/.installed: tests/deployment/requirements.txt
+	@rm -rf $(VENV)-deploy
+	@$(PYTHON) -m venv $(VENV)-deploy
+	@$(VENV)-deploy/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 .PHONY: format
 format: $(STAMP) ## format the code and sort the imports
 	@$(BIN)/ruff format .
@@ -85,6 +104,26 @@ format: $(STAMP) ## format the code and sort the imports
 .PHONY: migrate
 migrate: $(STAMP) ## bring the PostgreSQL and ClickHouse of the environment's settings up to date
 	@$(BIN)/ibex migrate
+
+UV_PIP := $(if $(UV),$(UV),$(VENV)-lock/bin/uv) pip
+COMPILE := $(UV_PIP) compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --constraint constraints.txt
+.PHONY: lock
+lock: ## pin, with hashes, what the image installs and builds with; fails if a wheel is missing for a Python or processor
+ifndef UV
+	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check uv; }
+endif
+	@$(COMPILE) --extra otel --extra http2 pyproject.toml --output-file deploy/requirements.lock >/dev/null
+	@echo 'hatchling>=1.27' | $(COMPILE) - --output-file deploy/build-requirements.lock >/dev/null
+	@for python in 3.11 3.12 3.13 3.14; do for processor in x86_64 aarch64; do \
+	  $(UV_PIP) install --dry-run --quiet --no-deps --require-hashes --only-binary :all: --python-version $$python \
+	    --python-platform $$processor-manylinux_2_28 --target $(VENV)-lock/nothing --requirement deploy/requirements.lock || exit 1; \
+	done; done
+	@sed -i '1i # What the image installs; made by make lock.' deploy/requirements.lock
+	@sed -i '1i # What the image is built with; made by make lock.' deploy/build-requirements.lock
+
+.PHONY: image
+image: ## build the image ibex from deploy/Containerfile; ENGINE=docker
+	@$(or $(ENGINE),podman) build --file deploy/Containerfile --tag ibex --build-arg REVISION=$$(git rev-parse HEAD) .
 
 .PHONY: e2e-smoke
 e2e-smoke: $(STAMP) ## one buffered and one streamed completion with your OPENAI_API_KEY, through IBEX
@@ -151,7 +190,7 @@ fuzz: $(STAMP) ## look for bugs with many random examples a property; EXAMPLES=5
 	@HYPOTHESIS_PROFILE=long EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest -q -m hypothesis -o timeout=3600 --hypothesis-show-statistics $(ARGS)
 
 .PHONY: soak
-soak: $(STAMP) ## kill, freeze and restart everything under load; ARGS="--minutes 10 --seed 1"
+soak: $(STAMP) ## kill, freeze and restart everything under load; ARGS="--minutes 10 --seed 1"; ARGS=--pooler for PgBouncer and fail-overs
 	@PYTHONPATH=tests $(BIN)/python -m harness.oracle $(ARGS)
 
 .PHONY: bench-transport
@@ -181,6 +220,18 @@ constraints: ## pin what a fresh environment resolves to
 	  .venv-constraints/bin/python -m pip freeze --exclude ibex-harness --exclude pip --exclude setuptools) > constraints.txt
 	@rm -rf .venv-constraints
 
+.PHONY: audit
+audit: $(RELEASE_STAMP) ## ask for known vulnerabilities of every pinned package; needs a network; ARGS="--vulnerability-service osv"
+	@$(RELEASE)/bin/python release/audit.py $(LOCK) $(ARGS)
+
+.PHONY: sbom
+sbom: $(RELEASE_STAMP) ## list what an installation contains, as CycloneDX in dist/; EXTRAS=embedded,otel for more
+	@PYTHONPATH=. $(RELEASE)/bin/python -m release.bill_of_materials "$(EXTRAS)" constraints.txt
+
+.PHONY: release-check
+release-check: $(RELEASE_STAMP) ## build wheel and sdist, and try them as users get them; ARGS=--draft before the changelog is dated
+	@PYTHONPATH=. $(RELEASE)/bin/python -m release.check $(ARGS)
+
 .PHONY: lines
 lines: ## count lines of code by folder, and the largest files
 	@git ls-files 'src/*.py' 'tests/*.py' 'alembic/*.py' | xargs wc -l | awk '$$2 != "total" {n = split($$2, p, "/"); d = p[1]; for (i = 2; i < n && i < 5; i++) d = d "/" p[i]; s[d] += $$1; t += $$1} END {for (d in s) printf "%6d %s\n", s[d], d; printf "%6d all\n", t}' | sort -k2
@@ -188,4 +239,4 @@ lines: ## count lines of code by folder, and the largest files
 
 .PHONY: clean
 clean: ## remove the environment and caches; data in .ibex stays
-	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-transport $(VENV)-clients .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-transport $(VENV)-clients $(VENV)-deploy $(VENV)-lock $(RELEASE) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

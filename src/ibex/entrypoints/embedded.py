@@ -26,6 +26,8 @@ from ibex.entrypoints.listening import BACKLOG, address_of, listen
 from ibex.entrypoints.migrations import migrate
 from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import serve_http
+from ibex.entrypoints.rotation import proxy_files
+from ibex.entrypoints.setting_files import is_set, layered
 from ibex.entrypoints.settings import Settings
 from ibex.entrypoints.tracing import check_tracing
 
@@ -104,10 +106,10 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
     _end_on_hangup()
     with home.claim():
         own = {"IBEX_TOKEN_PEPPERS": home.token_peppers(), "IBEX_JOURNAL_DIR": str(home.journal)}
-        environ = {"IBEX_TRACE_BATCHES_PER_SECOND": ONE_WORKER, **environ}
-        if not environ.get("IBEX_DRAIN_DELAY", "").strip():
+        if not is_set(environ, "IBEX_DRAIN_DELAY"):
             own["IBEX_DRAIN_DELAY"] = "0"  # no load balancer has to notice that it ends
-        wanted = Settings.load({**environ, **own})
+        environ = layered({"IBEX_TRACE_BATCHES_PER_SECOND": ONE_WORKER}, environ, own)
+        wanted = Settings.load(environ)
         check_tracing(wanted)
         with _open_log(home.log) as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             configure_logging(wanted.log_level, log)
@@ -115,7 +117,7 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
             prepare_descriptors(wanted)
             code = 0
             try:
-                runner.run(_run(home, {**environ, **own}, wanted, console, chosen_port="IBEX_PORT" in environ))
+                runner.run(_run(home, environ, wanted, console, chosen_port=is_set(environ, "IBEX_PORT")))
             except KeyboardInterrupt:  # before the proxy served requests
                 code = 128 + signal.SIGINT
             except asyncio.CancelledError:
@@ -158,13 +160,13 @@ async def _run(
     with _listen(wanted, chosen=chosen_port) as listener:
         console.starting("PostgreSQL and the ClickHouse engine")
         async with _servers(home) as servers:
-            environ = {**environ, **servers.environ()}
+            environ = layered(environ, servers.environ())
             settings = Settings.load(environ)
             await asyncio.to_thread(migrate, settings)
             adapters = EmbeddedAdapters()
             application = application_of(adapters, settings, observers=[console.observer])
             app = application.app()
-            async with running(application):
+            async with running(application, proxy_files(settings, adapters)):
                 installation = home.installation() or await _install(home, Management(adapters=adapters))
                 listener.listen(BACKLOG)  # from now on, clients wait in the backlog
                 address = address_of(listener) + settings.base_path

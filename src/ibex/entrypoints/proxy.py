@@ -121,6 +121,7 @@ def _require_shared_servers(settings: Settings, workers: int) -> None:
 def _run(settings: Settings, listener: socket.socket, slot: WorkerSlot | None) -> int:
     from ibex.entrypoints.containers import application_of  # noqa: PLC0415
     from ibex.entrypoints.lifespan import running  # noqa: PLC0415
+    from ibex.entrypoints.rotation import proxy_files  # noqa: PLC0415
 
     prepare_descriptors(settings)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would write lines that are not JSON
@@ -135,7 +136,7 @@ def _run(settings: Settings, listener: socket.socket, slot: WorkerSlot | None) -
             shared = SharedListener(ConnectionBalancer(segments, slot.number), slot.report_serving)
         application = application_of(adapters, settings)
         app = application.app()
-        async with running(application):
+        async with running(application, proxy_files(settings, adapters)):
             if slot is not None and slot.replaces:
                 await _wait_until_ready(adapters)
             listener.listen(BACKLOG)

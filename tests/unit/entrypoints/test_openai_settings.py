@@ -66,8 +66,7 @@ def test_an_invalid_value_is_an_error(variable: str, value: str) -> None:
 def test_the_headers_to_the_provider() -> None:
     """They are secrets, so no repr contains them."""
     settings = Settings.load({"IBEX_OPENAI_HEADERS": "OpenAI-Project: canary-1\nOpenAI-Organization: canary-2"})
-    assert settings.openai_headers is not None
-    assert settings.openai_headers.reveal() == (("openai-project", "canary-1"), ("openai-organization", "canary-2"))
+    assert settings.extra_headers.reveal() == (("openai-project", "canary-1"), ("openai-organization", "canary-2"))
     assert "canary" not in repr(settings)
     assert Settings.load({}).openai_headers is None
 

@@ -11,6 +11,7 @@ import rich_click as click
 
 from ibex.entrypoints.cli.output import DotenvOption, json_option, show_one
 from ibex.entrypoints.outcome import EXIT_FAILED
+from ibex.entrypoints.setting_files import is_set
 from ibex.entrypoints.untrusted_text import sanitize
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _chosen_address(invocation: Invocation, settings: Settings) -> str | None:
     In that case, a proxy at the default address belongs to another home folder.
     """
     environ = invocation.environ_with_dotenv()
-    is_configured = any(environ.get(name, "").strip() for name in ("IBEX_HOST", "IBEX_PORT"))
+    is_configured = any(is_set(environ, name) for name in ("IBEX_HOST", "IBEX_PORT"))
     if is_configured or settings.database_url is not None or invocation.in_production:
         return f"http://{settings.host}:{settings.port}{settings.base_path}"
     return None
