@@ -63,7 +63,7 @@ curl {address}/v1/chat/completions \\
   -H 'Content-Type: application/json' \\
   -d '{json.dumps(_QUESTION)}'
 
-{click.style("Or from Python (pip install openai):", bold=True)}
+{click.style("Or with OpenAI's SDK (pip install openai); paste this into python3, or into a file:", bold=True)}
 
 from openai import OpenAI
 
@@ -75,6 +75,7 @@ answer = client.chat.completions.create(
 print(answer.choices[0].message.content)
 
 Next: {self._command} chat, directive show {installation.agent_name}, traces tail. Ctrl-C stops IBEX and its servers.
+Another port: {self._command} dev --port 9000, or make run ARGS="--port 9000".
 """
         )
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import shlex
+
 import pytest
 
 from harness.exchanges import a_refusal, an_exchange
@@ -28,6 +32,28 @@ def test_the_banner_shows_address_token_agent_and_provider(
         assert shown in printed
     assert "ibex_pat_admin" not in printed
     assert "sk-canary" not in printed
+
+
+def test_both_examples_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    """The shell and Python parse them as they are, with the address and the token of this installation."""
+    DevConsole(".ibex").ready("http://127.0.0.1:9000", INSTALLATION, Settings.load({"IBEX_PORT": "9000"}))
+
+    printed = capsys.readouterr().out
+    curl = shlex.split(printed[printed.index("curl ") : printed.index("\n\nOr with")].replace("\\\n", ""))
+    assert curl[:2] == ["curl", "http://127.0.0.1:9000/v1/chat/completions"]
+    assert "Authorization: Bearer ibex_pat_one" in curl
+    assert json.loads(curl[-1])["model"]
+    python = ast.parse(printed[printed.index("from openai") : printed.index("Next:")])
+    texts = [node.value for node in ast.walk(python) if isinstance(node, ast.Constant)]
+    assert {"http://127.0.0.1:9000/v1", "ibex_pat_one"} <= set(texts)
+
+
+def test_the_banner_says_how_to_use_another_port(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both ways to start IBEX are named."""
+    DevConsole("x", "ibex --home x").ready("http://127.0.0.1:8080", INSTALLATION, Settings.load({}))
+
+    last = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert last == 'Another port: ibex --home x dev --port 9000, or make run ARGS="--port 9000".'
 
 
 def test_a_request_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
