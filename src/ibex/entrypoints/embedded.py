@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,15 +18,16 @@ from ibex.adapters.telemetry.logging import configure_logging
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.first_installation import InstallationNames, bootstrap
-from ibex.entrypoints.forward_proxy import warn_of_ignored_proxy
+from ibex.entrypoints.foreign_variables import is_of_kubernetes
 from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.keep_running import KeepRunning, Server
 from ibex.entrypoints.lifespan import in_background, running
 from ibex.entrypoints.migrations import migrate
+from ibex.entrypoints.ops_server import listen_for_ops, serving_ops
 from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Settings
-from ibex.entrypoints.tracing import check_tracing
+from ibex.entrypoints.start_warnings import warn_of_environment
 
 if TYPE_CHECKING:
     import socket
@@ -101,20 +102,24 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
     with home.claim():
         own = {"IBEX_TOKEN_PEPPERS": home.token_peppers(), "IBEX_JOURNAL_DIR": str(home.journal)}
         wanted = Settings.load({**environ, **own})
-        check_tracing(wanted)
         with _open_log(home.log) as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             configure_logging(wanted.log_level, log)
-            warn_of_ignored_proxy(wanted, environ)
+            warn_of_environment(wanted, environ)
             prepare_descriptors(wanted)
             code = 0
             try:
-                runner.run(_run(home, {**environ, **own}, wanted, console, chosen_port="IBEX_PORT" in environ))
+                runner.run(_run(home, {**environ, **own}, wanted, console, chosen_port=_chooses_port(environ)))
             except KeyboardInterrupt:  # before the proxy served requests
                 code = 128 + signal.SIGINT
             except asyncio.CancelledError:
                 code = 128 + signal.SIGTERM
     console.stopped()
     return code
+
+
+def _chooses_port(environ: Mapping[str, str]) -> bool:
+    port = environ.get("IBEX_PORT", "")
+    return bool(port) and not is_of_kubernetes("IBEX_PORT", port)
 
 
 def _end_on_hangup() -> None:
@@ -134,7 +139,7 @@ async def _run(
     current_task = asyncio.current_task()
     if current_task is not None:  # ``serve_http`` replaces this handler
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current_task.cancel)
-    with _listen(wanted, chosen=chosen_port) as listener:
+    with _listen(wanted, chosen=chosen_port) as listener, listen_for_ops(wanted) or nullcontext() as ops:
         console.starting("PostgreSQL and the ClickHouse engine")
         async with _servers(home) as servers:
             environ = {**environ, **servers.environ()}
@@ -143,7 +148,7 @@ async def _run(
             adapters = EmbeddedAdapters()
             application = application_of(adapters, settings, observers=[console.observer])
             app = application.app()
-            async with running(application):
+            async with running(application), serving_ops(application.ops_app() if ops else None, ops, settings):
                 installation = home.installation() or await _install(home, Management(adapters=adapters))
                 listener.listen(BACKLOG)  # from now on, clients wait in the backlog
                 address = address_of(listener) + settings.base_path

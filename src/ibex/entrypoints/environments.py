@@ -48,6 +48,7 @@ from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry, InstrumentedSharedDirectives, InstrumentedTokenVerifier
 from ibex.adapters.telemetry.current_request import CURRENT
 from ibex.adapters.telemetry.freshness import WatchTelemetry
+from ibex.adapters.telemetry.journal import OrphanedJournalTelemetry
 from ibex.adapters.telemetry.loop_lag import LoopLag
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.ops import AuthMetrics
@@ -58,7 +59,7 @@ from ibex.domain.freshness.change_log import PruneChanges, WatchServer
 from ibex.domain.identity.management import VerifyAgent, VerifyToken
 from ibex.domain.identity.token_hash import TokenPeppers
 from ibex.domain.proxying.provider import Dialect, ProviderRegistry
-from ibex.entrypoints.checks import auth_checks, readiness_checks
+from ibex.entrypoints.checks import Journals, auth_checks, readiness_checks
 from ibex.entrypoints.openai_settings import StreamUsage, Transport
 from ibex.entrypoints.operations import OPERATIONS
 from ibex.entrypoints.settings import SettingsError
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
 
     from ibex.adapters.redis.link import RedisObserver
-    from ibex.adapters.telemetry.journal import MeasuredJournal
+    from ibex.adapters.telemetry.journal import MeasuredJournal, SearchedJournals
     from ibex.domain.clock import Clock
     from ibex.domain.directives.shared import SharedDirectives
     from ibex.domain.freshness.epochs import Epochs
@@ -105,8 +106,11 @@ def _provider_registry(settings: Settings, transport: httpx.AsyncBaseTransport, 
     return ProviderRegistry([OpenAIProvider(_openai_config(settings, key.reveal()), transport, clock)])
 
 
-def _metrics(clock: Clock, journal: MeasuredJournal, registry: Registry, routed: ProviderRegistry) -> Metrics:
+def _metrics(
+    clock: Clock, journal: MeasuredJournal, registry: Registry, routed: ProviderRegistry, orphaned: SearchedJournals
+) -> Metrics:
     """Return the metrics, with the series of each provider and each route of an operation."""
+    OrphanedJournalTelemetry(registry, orphaned)
     routes = [path for operation in OPERATIONS for path in operation_paths(operation)]
     names = dict.fromkeys(name for _, name in routed.patterns)
     return Metrics(clock, journal, registry, providers=names, routes=routes)
@@ -258,7 +262,8 @@ class _ProxyAdapters(_Adapters):
 
     transport = providers.Singleton(_transport, _Adapters.settings)
     provider_registry = providers.Singleton(_provider_registry, _Adapters.settings, transport, _Adapters.clock)
-    metrics = providers.Singleton(_metrics, _Adapters.clock, journal, registry, provider_registry)
+    metrics = providers.Singleton(_metrics, _Adapters.clock, journal, registry, provider_registry, orphaned_journals)
+    journals = providers.Singleton(Journals, journal, orphaned_journals)
 
 
 class EmbeddedAdapters(_ProxyAdapters):
@@ -287,7 +292,7 @@ class EmbeddedAdapters(_ProxyAdapters):
         auth=identity_database,
         postgres=_ProxyAdapters.database,
         clickhouse=_ProxyAdapters.traces,
-        journal=_ProxyAdapters.journal,
+        journal=_ProxyAdapters.journals,
     )
 
 
@@ -337,7 +342,7 @@ class ProductionAdapters(_ProxyAdapters):
         redis=link,
         postgres=_ProxyAdapters.database,
         clickhouse=_ProxyAdapters.traces,
-        journal=_ProxyAdapters.journal,
+        journal=_ProxyAdapters.journals,
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 import uvloop
@@ -13,11 +14,11 @@ import uvloop
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.shared_memory import SharedMemorySegment
 from ibex.entrypoints.acceptor import ConnectionBalancer
-from ibex.entrypoints.forward_proxy import warn_of_ignored_proxy
+from ibex.entrypoints.ops_server import listen_for_ops, serving_ops
 from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
-from ibex.entrypoints.tracing import check_tracing
+from ibex.entrypoints.start_warnings import warn_of_environment
 from ibex.entrypoints.workers import WorkerSlot, end_with_parent, supervise
 
 if TYPE_CHECKING:
@@ -41,19 +42,19 @@ def serve(environ: Mapping[str, str], workers: int = 1) -> int:
     if workers > 1:
         _require_shared_servers(settings)
     _is_embedded(settings)
-    check_tracing(settings)
-    warn_of_ignored_proxy(settings, environ)
+    warn_of_environment(settings, environ)
     if workers > 1:
         return supervise(settings, environ, workers)
-    with listen(settings.host, settings.port) as listener:
-        return _run(settings, listener, WorkerSlot(-1, -1, 0))
+    with listen(settings.host, settings.port) as listener, listen_for_ops(settings) or nullcontext() as ops:
+        return _run(settings, listener, WorkerSlot(-1, -1, 0), ops)
 
 
 def serve_as_worker(settings: Settings, slot: WorkerSlot) -> int:
     """Run one of several workers on the socket of its slot, and return its exit code."""
     configure_logging(settings.log_level)
-    with socket.socket(fileno=slot.listener) as listener:
-        return _run(settings, listener, slot)
+    inherited = socket.socket(fileno=slot.ops) if slot.ops >= 0 else nullcontext()
+    with socket.socket(fileno=slot.listener) as listener, inherited as ops:
+        return _run(settings, listener, slot, ops)
 
 
 def adapters_for(settings: Settings) -> EmbeddedAdapters | ProductionAdapters:
@@ -88,7 +89,7 @@ def _require_shared_servers(settings: Settings) -> None:
         )
 
 
-def _run(settings: Settings, listener: socket.socket, slot: WorkerSlot) -> int:
+def _run(settings: Settings, listener: socket.socket, slot: WorkerSlot, ops: socket.socket | None) -> int:
     from ibex.entrypoints.containers import application_of  # noqa: PLC0415
     from ibex.entrypoints.lifespan import running  # noqa: PLC0415
 
@@ -107,7 +108,7 @@ def _run(settings: Settings, listener: socket.socket, slot: WorkerSlot) -> int:
             balancer = ConnectionBalancer(segments, slot.number)
         application = application_of(adapters, settings)
         app = application.app()
-        async with running(application):
+        async with running(application), serving_ops(application.ops_app() if ops else None, ops, settings):
             listener.listen(BACKLOG)
             _LOG.info("listening on %s", address_of(listener) + settings.base_path)
             await serve_http(app, listener, settings, application.drain().begin, balancer)

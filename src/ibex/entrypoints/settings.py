@@ -11,9 +11,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ibex.entrypoints.cache_settings import CacheSettings
+from ibex.entrypoints.foreign_variables import invalid_value, is_of_kubernetes, is_of_opentelemetry
 from ibex.entrypoints.setting_values import (
     SECONDS,
-    InvalidValueError,
     Secret,
     Variable,
     auth_addresses,
@@ -240,6 +240,16 @@ class Settings(CacheSettings):
             "Supplies the user and password of each connection to Redis, in place of those in the URL.",
         ),
     )
+    ops_listen: str | None = setting(
+        None,
+        Variable(
+            "IBEX_OPS_LISTEN",
+            host_and_port,
+            "host:port, port 0 for any free port",
+            "A second address of the proxy for /health, /ready and /metrics. With it, the proxy's own address has no "
+            "/metrics. Paths there have no base path.",
+        ),
+    )
     shutdown_timeout_s: float = setting(
         30.0, Variable("IBEX_SHUTDOWN_TIMEOUT", seconds, SECONDS, "The time for requests to finish after SIGTERM.")
     )
@@ -300,18 +310,20 @@ class Settings(CacheSettings):
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Settings:
-        """Read the settings. An empty variable counts as not set. Raises ``SettingsError`` for an invalid value."""
+        """Read the settings. Raises ``SettingsError`` for an invalid value.
+
+        An empty variable counts as not set. So do those that ``ignored_variables`` has a message for.
+        """
         values = {}
         for name, variable in variables():
             raw = environ.get(variable.name, "").strip()
-            if not raw:
+            if not raw or is_of_kubernetes(variable.name, raw):
                 continue
             try:
                 values[name] = variable.parse(raw)
             except (ValueError, KeyError) as wrong:
-                shown = "(a secret, not shown)" if variable.is_secret else repr(raw)
-                reason = f"; {wrong}" if isinstance(wrong, InvalidValueError) else ""
-                raise SettingsError(f"{variable.name} is {shown}{reason}; allowed: {variable.allowed}.") from None
+                if not is_of_opentelemetry(variable.name):
+                    raise SettingsError(invalid_value(variable, raw, wrong)) from None
         settings = cls(**values)
         settings.refuse_incomplete_tls()
         settings.refuse_small_body_budget()

@@ -7,11 +7,12 @@ import logging
 import os
 import signal
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.telemetry.shared_memory import SharedMemorySegment, create_shared_memory
+from ibex.entrypoints.ops_server import listen_for_ops
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen
 
 if TYPE_CHECKING:
@@ -33,14 +34,15 @@ AFTER_SHUTDOWN_S: Final = 15.0
 class WorkerSlot:
     """The arguments of a worker: file descriptors, and its number, counted from 0.
 
-    The descriptors are the listening socket, the read end of a pipe that closes when the supervisor ends, and the
-    shared memory of the metrics (ADR 0029). An absent descriptor is -1.
+    The descriptors are the listening socket, the read end of a pipe that closes when the supervisor ends, the shared
+    memory of the metrics (ADR 0029), and the socket of ``IBEX_OPS_LISTEN``. An absent descriptor is -1.
     """
 
     listener: int
     parent_pipe: int
     number: int
     metrics: int = -1
+    ops: int = -1
 
     @classmethod
     def parse(cls, text: str) -> WorkerSlot:
@@ -51,7 +53,7 @@ class WorkerSlot:
         return cls(*numbers)
 
     def __str__(self) -> str:
-        return f"{self.listener},{self.parent_pipe},{self.number},{self.metrics}"
+        return f"{self.listener},{self.parent_pipe},{self.number},{self.metrics},{self.ops}"
 
 
 def supervise(settings: Settings, environ: Mapping[str, str], count: int) -> int:
@@ -60,13 +62,21 @@ def supervise(settings: Settings, environ: Mapping[str, str], count: int) -> int
     A worker that dies is restarted. If one cannot start, all are stopped, and its exit code is returned. Raises
     ``OSError`` if the address cannot be bound.
     """
-    with listen(settings.host, settings.port) as listener:
+    with listen(settings.host, settings.port) as listener, listen_for_ops(settings) or nullcontext() as ops:
         listener.listen(BACKLOG)
-        return asyncio.run(_Supervisor(settings, environ, listener, count).run())
+        return asyncio.run(_Supervisor(settings, environ, listener, count, ops).run())
 
 
 class _Supervisor:
-    def __init__(self, settings: Settings, environ: Mapping[str, str], listener: socket.socket, count: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        listener: socket.socket,
+        count: int,
+        ops: socket.socket | None,
+    ) -> None:
+        self._ops = ops
         self._stop_timeout_s = settings.shutdown_timeout_s + AFTER_SHUTDOWN_S
         self._environ = environ
         self._listener = listener
@@ -115,7 +125,8 @@ class _Supervisor:
         return segment.pid == worker.pid and segment.heartbeat_ns > 0
 
     async def _spawn(self, number: int) -> Process:
-        slot = WorkerSlot(self._listener.fileno(), self._parent_pipe, number, self._metrics)
+        ops = -1 if self._ops is None else self._ops.fileno()
+        slot = WorkerSlot(self._listener.fileno(), self._parent_pipe, number, self._metrics, ops)
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # do not import modules from the current directory
@@ -123,7 +134,7 @@ class _Supervisor:
             "ibex.entrypoints.worker",
             str(slot),
             env=self._environ,
-            pass_fds=(slot.listener, slot.parent_pipe, slot.metrics),
+            pass_fds=[fd for fd in (slot.listener, slot.parent_pipe, slot.metrics, slot.ops) if fd >= 0],
             start_new_session=True,  # Ctrl-C goes to the supervisor only, which terminates them
         )
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from ibex.adapters.journal.directories import JOURNAL
+from ibex.adapters.journal.directories import NewerJournalError, journal_directories, journals_root
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.domain.record.journal import JournalUnavailableError, Sink
 
@@ -14,23 +14,52 @@ if TYPE_CHECKING:
     from ibex.domain.ids import IdSource
     from ibex.domain.record.journal import Journal
 
+_LOG: Final = logging.getLogger("ibex.journal")
+
 
 class OrphanedSqliteJournals:
-    """An ``OrphanedJournals`` that searches one root directory."""
+    """An ``OrphanedJournals`` that searches one root directory. The constructor does not access the disk."""
 
     def __init__(self, root: Path | str, ids: IdSource) -> None:
         self._root = Path(root)
         self._ids = ids
+        self._newer: set[Path] = set()
+
+    @property
+    def newer(self) -> int:
+        """The number of orphaned journals that only a newer version of IBEX can read, as of the last search."""
+        return len(self._newer)
+
+    async def ping(self) -> None:
+        """Raise ``JournalUnavailableError`` if a journal waits for a newer version of IBEX."""
+        if self._newer:
+            raise JournalUnavailableError(f"{self.newer} journals wait for a newer version of IBEX")
 
     async def take(self) -> Journal | None:
-        """Open unlocked journals below the root, and return the first that is not empty, or None if all are empty."""
-        for file in sorted(self._root.glob(f"*/{JOURNAL}")):
-            journal = SqliteJournal(file.parent, self._ids)
-            with suppress(JournalUnavailableError):
+        """Open unlocked journals below the root, and return the first that is not empty, or None if all are empty.
+
+        A journal that a newer version of IBEX wrote is left as it is.
+        """
+        try:
+            directories = list(journal_directories(journals_root(self._root)))
+        except (OSError, JournalUnavailableError):  # opening this process's own journal reports it
+            return None
+        self._newer.intersection_update(directories)
+        for directory in directories:
+            journal = SqliteJournal(directory, self._ids)
+            try:
                 await journal.open()
-                if journal.unfinished() or any(journal.depth(sink) for sink in Sink):
-                    return journal
-                await journal.close()
+            except NewerJournalError as error:
+                if directory not in self._newer:
+                    _LOG.error("%s", error)
+                self._newer.add(directory)
+                continue
+            except JournalUnavailableError:
+                continue
+            self._newer.discard(directory)
+            if journal.unfinished() or any(journal.depth(sink) for sink in Sink):
+                return journal
+            await journal.close()
         return None
 
     async def give_back(self, journal: Journal) -> None:

@@ -229,7 +229,14 @@ class PostgresServer:
             owner = self._data.stat().st_uid
         except FileNotFoundError:
             owner = 0
-        return pwd.getpwuid(owner) if owner else pwd.getpwnam(_UNPRIVILEGED)
+        try:
+            return pwd.getpwuid(owner) if owner else pwd.getpwnam(_UNPRIVILEGED)
+        except KeyError:
+            missing = f"id {owner}" if owner else f"name {_UNPRIVILEGED}"
+            raise PostgresServerError(
+                f"PostgreSQL does not run as root, and the system has no user with the {missing}; start ibex dev as"
+                " another user"
+            ) from None
 
 
 def _ensure_database(connection: psycopg.Connection) -> None:

@@ -57,3 +57,23 @@ class JournalTelemetry:
             lag.set(0 if since is None else max(0, int((now - since).total_seconds() * _US_PER_SECOND)))
         self._bytes.set(self._journal.stored_bytes())
         self._dropped.catch_up(self._journal.traces_dropped)
+
+
+class SearchedJournals(Protocol):
+    """The search for orphaned journals."""
+
+    @property
+    def newer(self) -> int:
+        """The number of orphaned journals that only a newer version of IBEX can read."""
+
+
+class OrphanedJournalTelemetry:
+    """Exports the number of journals that wait for a newer version. All workers search the same directory."""
+
+    def __init__(self, registry: Registry, journals: SearchedJournals) -> None:
+        gauge = registry.gauges(
+            "journals_of_newer_versions",
+            "Orphaned journals that only a newer version of IBEX can read.",
+            merge=Merge.MAX,
+        ).of()
+        registry.on_refresh(lambda: gauge.set(journals.newer))

@@ -16,6 +16,7 @@ import rich_click as click
 
 from ibex.domain.errors import NotFoundError
 from ibex.entrypoints.destinations import DESTINATIONS, ONLY_CHAT_SENDS, redirected_secret, redirected_secret_message
+from ibex.entrypoints.foreign_variables import is_of_kubernetes
 from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError, variables
 from ibex.entrypoints.settings_reference import COMMAND_LINE
@@ -144,8 +145,8 @@ class Invocation:
         """Return a message for each variable that begins with ``IBEX_`` and is not a setting, with a similar name."""
         known = [*(variable.name for _, variable in variables()), *COMMAND_LINE]
         messages = []
-        for name in sorted(self.environ_with_dotenv()):
-            if name.startswith("IBEX_") and name not in known:
+        for name, value in sorted(self.environ_with_dotenv().items()):
+            if name.startswith("IBEX_") and name not in known and not is_of_kubernetes(name, value):
                 close = get_close_matches(name, known, 1)
                 hint = f"Did you mean {close[0]}?" if close else "It has no effect. Remove it."
                 messages.append(f"Unknown setting {name}. {hint}")

@@ -1,0 +1,83 @@
+"""The proxy's second address (``IBEX_OPS_LISTEN``), for health, readiness and metrics (ADR 0062).
+
+All workers accept connections from one socket. Metrics are in shared memory, so any worker answers for all of them.
+The address is served until the last request of the proxy has ended, so that a shutdown can be observed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import uvicorn
+
+from ibex.adapters.http_server.connections import ConnectionLimits
+from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
+from ibex.entrypoints.acceptor import ConnectionBalancer
+from ibex.entrypoints.proxy_server import BACKLOG, DrainingServer, address_of, listen
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Iterator
+
+    from ibex.entrypoints.settings import Settings
+
+MAX_CONNECTIONS: Final = 32
+"""Probes and scrapes are few. Beyond this, connections without a request are closed."""
+_LOG: Final = logging.getLogger("ibex.serve")
+
+
+def listen_for_ops(settings: Settings) -> socket.socket | None:
+    """Return a bound socket for ``IBEX_OPS_LISTEN``, None if it is not set. Raises ``OSError`` that names it."""
+    if settings.ops_listen is None:
+        return None
+    host, _, port = settings.ops_listen.rpartition(":")
+    try:
+        return listen(host.strip("[]"), int(port), "IBEX_OPS_LISTEN")
+    except OSError as error:
+        raise OSError(f"IBEX_OPS_LISTEN cannot be used: {error.strerror or error}") from None
+
+
+@asynccontextmanager
+async def serving_ops(app: Any, listener: socket.socket | None, settings: Settings) -> AsyncIterator[None]:
+    """Serve the application on the socket while the block runs. Without a socket, do nothing."""
+    if listener is None:
+        yield
+        return
+    limits = ConnectionLimits(
+        head_s=settings.header_timeout_s,
+        stall_s=settings.client_stall_timeout_s,
+        keep_alive_s=settings.keep_alive_s,
+        connections=MAX_CONNECTIONS,
+    )
+    config = uvicorn.Config(
+        app,
+        http=LimitedHttpProtocol.limited(limits),
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=1,
+    )
+    server = _OpsServer(config, lambda: None, ConnectionBalancer())
+    listener.listen(BACKLOG)
+    _LOG.info("health and metrics on %s", address_of(listener))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class _OpsServer(DrainingServer):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle no signal: the proxy's own server does."""
+        yield

@@ -1,0 +1,232 @@
+"""`ibex serve` in the restricted environments of containers: it starts, answers, records, and `ibex doctor` agrees."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import httpx
+import psycopg
+import pytest
+
+from harness.command import run_ibex
+from harness.loopback import PEPPERS, REQUEST
+from harness.process import IbexProcess
+from harness.production import BOOTSTRAP, COMMAND_TIMEOUT_S, START_TIMEOUT_S
+from harness.relay import Relay
+from harness.restrictions import GROUP, NAMELESS_UID, VOLUME, limits, needs_root, sandbox, terminate
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from harness.clickhouse import ClickHouseDatabase
+    from harness.postgres import PostgresDatabase
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+KUBERNETES = {
+    "IBEX_PORT": "tcp://10.0.0.1:8080",
+    "IBEX_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+    "IBEX_PORT_8080_TCP_ADDR": "10.0.0.1",
+    "IBEX_PORT_8080_TCP_PORT": "8080",
+    "IBEX_PORT_8080_TCP_PROTO": "tcp",
+    "IBEX_SERVICE_HOST": "10.0.0.1",
+    "IBEX_SERVICE_PORT": "8080",
+    "IBEX_SERVICE_PORT_HTTP": "8080",
+    "IBEX_AUTH_PORT": "tcp://10.0.0.2:9091",
+    "IBEX_AUTH_SERVICE_HOST": "10.0.0.2",
+    "IBEX_AUTH_SERVICE_PORT_GRPC": "9091",
+}
+KIB = 1 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The settings of `ibex serve`, without a journal, and the token of an agent."""
+
+    environ: dict[str, str]
+    token: str
+    postgres: PostgresDatabase
+
+    def recorded(self) -> int:
+        """Return the number of recorded turns."""
+        with psycopg.connect(self.postgres.superuser_url) as connection:
+            ((count,),) = connection.execute("SELECT count(*) FROM checkpoints").fetchall()
+        return int(count)
+
+
+@pytest.fixture(scope="module")
+def installation(
+    module_postgres: PostgresDatabase, module_clickhouse: ClickHouseDatabase, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    """Databases behind TCP, which every user can reach, and one agent."""
+    with Relay.running(module_postgres.socket) as relay:
+
+        def url(role: str) -> str:
+            return f"postgresql://{role}@127.0.0.1:{relay.port}/{module_postgres.name}"
+
+        environ = {
+            "IBEX_PORT": "0",
+            "IBEX_DATABASE_URL": url(APP_ROLE),
+            "IBEX_AUTH_DATABASE_URL": url(AUTH_ROLE),
+            "IBEX_CLICKHOUSE_URL": module_clickhouse.url,
+            "IBEX_TOKEN_PEPPERS": PEPPERS,
+            "IBEX_RATE_LIMIT_DEFAULT_RPM": "0",
+            "PYTHONPATH": os.environ.get("IBEX_TEST_SOURCE", ""),
+        }
+        bootstrap = run_ibex(tmp_path_factory.mktemp("installation") / ".ibex", environ, *BOOTSTRAP, "--json")
+        assert bootstrap.returncode == 0, bootstrap.stderr
+        yield Installation(environ, json.loads(bootstrap.stdout)["agent_token"], module_postgres)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A restricted start: how to make the volume and the prefix of the command, and further variables."""
+
+    name: str
+    restrict: Callable[[Path], Sequence[str]]
+    environ: dict[str, str] = field(default_factory=dict)
+    journal: str = f"{VOLUME}/journal"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _owned(volume: Path, mode: int, uid: int = 0, gid: int = 0) -> None:
+    """Make the folder of the journal as a platform does: of another owner, with this mode."""
+    journal = volume / "journal"
+    journal.mkdir()
+    if (uid, gid) != (os.geteuid(), os.getegid()):
+        needs_root("make a directory of another owner")
+        os.chown(journal, uid, gid)
+    journal.chmod(mode)
+
+
+def _own(volume: Path, uid: int) -> None:
+    _owned(volume, 0o700, uid if os.geteuid() == 0 else os.geteuid(), os.getegid())
+
+
+def _fs_group(volume: Path) -> Sequence[str]:
+    _owned(volume, 0o2775, gid=GROUP)
+    return sandbox(volume, uid=NAMELESS_UID, gid=GROUP)
+
+
+def _world_writable(mode: int) -> Callable[[Path], Sequence[str]]:
+    def restrict(volume: Path) -> Sequence[str]:
+        _owned(volume, mode)
+        return sandbox(volume, uid=NAMELESS_UID)
+
+    return restrict
+
+
+def _own_sticky(volume: Path) -> Sequence[str]:
+    _owned(volume, 0o1777, os.geteuid(), os.getegid())
+    return sandbox(volume)
+
+
+def _nameless(volume: Path) -> Sequence[str]:
+    _own(volume, NAMELESS_UID)
+    return sandbox(volume, uid=NAMELESS_UID)
+
+
+def _read_only(volume: Path) -> Sequence[str]:
+    _own(volume, NAMELESS_UID)
+    return sandbox(volume, uid=NAMELESS_UID, read_only=True)
+
+
+def _little_shared_memory(volume: Path) -> Sequence[str]:
+    _own(volume, NAMELESS_UID)
+    return sandbox(volume, uid=NAMELESS_UID, read_only=True, shm_bytes=64 * KIB)
+
+
+def _limited(**values: int) -> Callable[[Path], Sequence[str]]:
+    def restrict(volume: Path) -> Sequence[str]:
+        _own(volume, NAMELESS_UID)
+        return (*sandbox(volume, uid=NAMELESS_UID), *limits(**values))
+
+    return restrict
+
+
+STARTS = [
+    Start("fsGroup: root:group 2775, other uid", _fs_group),
+    Start("root:root 1777, other uid", _world_writable(0o1777)),
+    Start("root:root 0777, other uid", _world_writable(0o777)),
+    Start("own directory with the sticky bit", _own_sticky),
+    Start("a uid without a name, no HOME", _nameless),
+    Start("read-only root, /tmp of 1 MiB", _read_only),
+    Start("read-only root, /dev/shm of 64 KiB", _little_shared_memory),
+    Start("ulimit -n 256", _limited(NOFILE=256)),
+    Start("ulimit -n 1024", _limited(NOFILE=1024)),
+    Start("ulimit -u 64", _limited(NPROC=64)),
+    Start("ulimit -l 0", _limited(MEMLOCK=0)),
+    Start("variables of the Services ibex and ibex-auth", _nameless, KUBERNETES | {"IBEX_HOST": "127.0.0.77"}),
+    Start(
+        "OTEL: grpc",
+        _nameless,
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+    ),
+    Start(
+        "OTEL: values that the SDK rejects",
+        _nameless,
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "soon",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "zip",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "many",
+        },
+    ),
+    Start("OTEL: an endpoint without a scheme", _nameless, {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}),
+]
+
+
+@pytest.mark.parametrize("start", STARTS, ids=str)
+def test_a_restricted_start_serves_and_records(installation: Installation, tmp_path: Path, start: Start) -> None:
+    """A completion is answered and recorded, nothing outside the journal is written, and doctor finds no failure."""
+    volume = tmp_path / "volume"
+    volume.mkdir(mode=0o755)
+    prefix = start.restrict(volume)
+    environ = {**installation.environ, "IBEX_JOURNAL_DIR": start.journal, "HOME": "/nowhere", **start.environ}
+    before = installation.recorded()
+    process = IbexProcess.spawn(["serve"], environ, tmp_path, prefix=prefix)
+    try:
+        address = json.loads(process.wait_for_line("listening on", START_TIMEOUT_S))["event"].split()[-1]
+        answer = httpx.post(
+            f"{address}/v1/chat/completions",
+            json=REQUEST,
+            headers={"authorization": f"Bearer {installation.token}"},
+            trust_env=False,
+        )
+        assert answer.status_code == 200, answer.text
+        found = _doctor(prefix, {**environ, "IBEX_URL": address})
+    finally:
+        if process.process.poll() is None:
+            assert terminate(process) == 0
+    assert installation.recorded() == before + 1
+    assert [finding for finding in found if finding["verdict"] == "failed"] == []
+    journals = [path for path in volume.rglob("journal.sqlite")]
+    assert len(journals) == 1
+    assert stat.S_IMODE(journals[0].stat().st_mode) == 0o600
+    assert stat.S_IMODE(journals[0].parent.stat().st_mode) == 0o700
+    assert {path.name for path in volume.iterdir()} == {"journal"}
+
+
+def _doctor(prefix: Sequence[str], environ: dict[str, str]) -> list[dict[str, str]]:
+    done = subprocess.run(
+        [*prefix, sys.executable, "-m", "ibex.entrypoints.cli", "doctor", "--json"],
+        env={"PATH": os.environ["PATH"], **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+    assert done.stdout.startswith("{"), done.stderr
+    found: list[dict[str, str]] = json.loads(done.stdout)["findings"]
+    return found
