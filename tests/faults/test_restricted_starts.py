@@ -210,7 +210,7 @@ def test_a_restricted_start_serves_and_records(installation: Installation, tmp_p
             assert terminate(process) == 0
     assert installation.recorded() == before + 1
     assert [finding for finding in found if finding["verdict"] == "failed"] == []
-    journals = [path for path in volume.rglob("journal.sqlite")]
+    journals = list(volume.rglob("journal.sqlite"))
     assert len(journals) == 1
     assert stat.S_IMODE(journals[0].stat().st_mode) == 0o600
     assert stat.S_IMODE(journals[0].parent.stat().st_mode) == 0o700
@@ -218,8 +218,15 @@ def test_a_restricted_start_serves_and_records(installation: Installation, tmp_p
 
 
 def _doctor(prefix: Sequence[str], environ: dict[str, str]) -> list[dict[str, str]]:
-    done = subprocess.run(
-        [*prefix, sys.executable, "-m", "ibex.entrypoints.cli", "doctor", "--json"],
+    done = _run(prefix, environ, "doctor", "--json")
+    assert done.stdout.startswith("{"), done.stderr
+    found: list[dict[str, str]] = json.loads(done.stdout)["findings"]
+    return found
+
+
+def _run(prefix: Sequence[str], environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*prefix, sys.executable, "-m", "ibex.entrypoints.cli", *arguments],
         env={"PATH": os.environ["PATH"], **environ},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -227,6 +234,41 @@ def _doctor(prefix: Sequence[str], environ: dict[str, str]) -> list[dict[str, st
         timeout=COMMAND_TIMEOUT_S,
         check=False,
     )
-    assert done.stdout.startswith("{"), done.stderr
-    found: list[dict[str, str]] = json.loads(done.stdout)["findings"]
-    return found
+
+
+def test_a_user_without_a_name_can_change_a_directive(installation: Installation, tmp_path: Path) -> None:
+    """The author is then the user's number. Variables of the platform do not matter to this command either."""
+    prefix = sandbox(tmp_path, uid=NAMELESS_UID, read_only=True)
+    otel = {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+
+    done = _run(prefix, installation.environ | KUBERNETES | otel, "directive", "set", "one", "Be kind.", "--json")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["author"] == f"uid {NAMELESS_UID}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [(0o755, f"cannot be written to by user {NAMELESS_UID}"), (0o700, "cannot be used (Permission denied)")],
+)
+def test_a_journal_that_cannot_be_written_is_reported_alike(
+    installation: Installation, tmp_path: Path, mode: int, told: str
+) -> None:
+    """A start and doctor say the same. The volume is also the working directory, which may not be readable."""
+    _owned(tmp_path, 0o755)
+    tmp_path.chmod(mode)
+    needs_root("make a directory that the user cannot write to")
+    prefix = sandbox(tmp_path, uid=NAMELESS_UID)
+    environ = {**installation.environ, "IBEX_JOURNAL_DIR": f"{VOLUME}/journal"}
+
+    started = _run(prefix, environ, "serve")
+    found = {finding["name"]: finding for finding in _doctor(prefix, environ)}
+
+    assert started.returncode == 1
+    assert (found["journal"]["verdict"], found["journal"]["message"]) == (
+        "failed",
+        f"{VOLUME}/journal {told}",
+    )
+    assert started.stderr.splitlines()[-1] == (
+        f"ibex: {found['journal']['message']}. Set IBEX_JOURNAL_DIR to a directory that IBEX can write to."
+    )

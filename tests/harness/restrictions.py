@@ -55,9 +55,9 @@ def sandbox(
     root = ("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc") if read_only else ("--dev-bind", "/", "/")
     command = [bubblewrap, "--die-with-parent", *root, *_readable_interpreter()]
     if read_only:
-        command += ["--perms", "1777", "--size", str(1 << 20), "--tmpfs", "/tmp"]
+        command += ["--perms", "1777", "--size", str(1 << 20), "--tmpfs", "/tmp"]  # noqa: S108 - of the sandbox
     if shm_bytes:
-        command += ["--perms", "1777", "--size", str(shm_bytes), "--tmpfs", "/dev/shm"]
+        command += ["--perms", "1777", "--size", str(shm_bytes), "--tmpfs", "/dev/shm"]  # noqa: S108 - of the sandbox
     command += ["--bind", str(volume), VOLUME, "--chdir", VOLUME]
     if not as_root:
         return (*command, "--unshare-user", *(("--uid", str(uid)) if uid is not None else ()))

@@ -56,6 +56,13 @@ class Home:
         self._installation = path / "installation.json"
         self._running = path / "running.json"
 
+    def may_exist(self) -> bool:
+        """Return False if the folder does not exist. A user who may not know gets True."""
+        try:
+            return self.path.is_dir()
+        except PermissionError:
+            return True
+
     @contextmanager
     def claim(self) -> Iterator[None]:
         """Create the folder if necessary, and lock it for this process.

@@ -80,8 +80,15 @@ def journals_root(configured: Path) -> Path:
 def checked_root(configured: Path) -> Path:
     """Return ``journals_root`` if a process of this user can have its journal there. Creates nothing.
 
-    Starting a process and ``ibex doctor`` both use this. Raises ``JournalDirectoryError`` or ``OSError``.
+    Starting a process and ``ibex doctor`` both use this. Raises ``JournalDirectoryError``.
     """
+    try:
+        return _checked_root(configured)
+    except OSError as error:
+        raise JournalDirectoryError(f"{configured} cannot be used ({error.strerror})") from None
+
+
+def _checked_root(configured: Path) -> Path:
     root = journals_root(configured)
     existing = next(path for path in (root, *root.absolute().parents) if path.exists() or path.is_symlink())
     if existing == root:

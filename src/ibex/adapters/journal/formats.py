@@ -9,7 +9,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.journal.encoding import VERSION, version_of
-from ibex.adapters.journal.in_flight_log import InFlightLog
+from ibex.adapters.journal.in_flight_log import entries_of
 from ibex.adapters.journal.store import FORMAT
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def newer_format(journal: Path, in_flight_log: Path) -> str | None:
         return None
     finally:
         connection.close()
-    newest = max((version_of(body) for body in (*bodies, *_entries(in_flight_log))), default=0)
+    newest = max((version_of(body) for body in (*bodies, *entries_of(in_flight_log))), default=0)
     if newest > VERSION:
         return f"its exchanges have format {newest}, and this version supports formats up to {VERSION}"
     return None
@@ -44,13 +44,3 @@ def newer_format(journal: Path, in_flight_log: Path) -> str | None:
 def open_read_only(journal: Path) -> sqlite3.Connection:
     """Return a connection that does not change the journal, even if its process has died in the middle of a write."""
     return sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0, isolation_level=None)
-
-
-def _entries(in_flight_log: Path) -> list[bytes]:
-    if not in_flight_log.exists():
-        return []
-    log = InFlightLog(in_flight_log)
-    try:
-        return [body for _, body in log.read_entries()]
-    finally:
-        log.close()

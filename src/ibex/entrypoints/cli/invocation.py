@@ -134,7 +134,7 @@ class Invocation:
 
     def ignored_dotenv(self) -> str:
         """Return a message if ``.env`` exists but is not read, as in production; else an empty string."""
-        if self.in_production and Path(self.dotenv).is_file():
+        if self.in_production and _is_file(Path(self.dotenv)):
             return (
                 f"{self.dotenv} exists, but IBEX_ENV=production does not read it."
                 " Set its variables in the environment instead."
@@ -177,7 +177,7 @@ class Invocation:
 
     def no_instance(self) -> str:
         """Return the message that no instance runs in the home folder, with the command that starts one."""
-        missing = "" if self.home.path.is_dir() else " (the directory does not exist)"
+        missing = "" if self.home.may_exist() else " (the directory does not exist)"
         option = "" if self.home.path == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(self.home.path))}"
         return f"No IBEX instance runs in {self.home.path}{missing}. Start one: `ibex{option} dev`."
 
@@ -208,6 +208,13 @@ class Invocation:
         elif len(found) <= _MAX_LISTED_NAMES:
             hint = f" Its agents are: {', '.join(agent.name for agent in found)}."
         return _find(found, wanted, f"There is no agent {wanted!r} in the organization {org.name!r}.{hint}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:  # the working directory of a container may not be readable
+        return False
 
 
 def _is_production(environ: Mapping[str, str]) -> bool:
