@@ -17,7 +17,7 @@ import pytest
 from harness.command import run_ibex
 from harness.loopback import PEPPERS, REQUEST
 from harness.process import IbexProcess
-from harness.production import BOOTSTRAP, COMMAND_TIMEOUT_S, START_TIMEOUT_S
+from harness.production import BOOTSTRAP, COMMAND_TIMEOUT_S, START_TIMEOUT_S, Production
 from harness.relay import Relay
 from harness.restrictions import GROUP, NAMELESS_UID, VOLUME, limits, needs_root, sandbox, terminate
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
+    from harness.redis import RedisServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -272,3 +273,37 @@ def test_a_journal_that_cannot_be_written_is_reported_alike(
     assert started.stderr.splitlines()[-1] == (
         f"ibex: {found['journal']['message']}. Set IBEX_JOURNAL_DIR to a directory that IBEX can write to."
     )
+
+
+@pytest.mark.parametrize("shm_bytes", [64 * KIB, 4 * KIB])
+def test_several_workers_start_on_a_read_only_root_with_little_shared_memory(
+    module_postgres: PostgresDatabase,
+    module_clickhouse: ClickHouseDatabase,
+    module_redis: RedisServer,
+    tmp_path: Path,
+    shm_bytes: int,
+) -> None:
+    """Their metrics are in anonymous memory, which /dev/shm does not limit. The second address shows both."""
+    volume = tmp_path / "volume"
+    volume.mkdir(mode=0o755)
+    _own(volume, NAMELESS_UID)
+    with Relay.running(module_postgres.socket) as relay:
+        own = {"IBEX_DATABASE_URL": f"postgresql://{APP_ROLE}@127.0.0.1:{relay.port}/{module_postgres.name}"}
+        stack = Production.over(module_postgres, module_clickhouse, module_redis.url, tmp_path, **own)
+        try:
+            stack.start_auth()
+            environ = {**stack.environ, "IBEX_JOURNAL_DIR": f"{VOLUME}/journal", "IBEX_OPS_LISTEN": "127.0.0.1:0"}
+            prefix = sandbox(volume, uid=NAMELESS_UID, read_only=True, shm_bytes=shm_bytes)
+            process = IbexProcess.spawn(["serve", "--workers", "2"], environ, tmp_path, prefix=prefix)
+            try:
+                process.wait_for_lines("listening on", 2, START_TIMEOUT_S)
+                line = process.wait_for_line("health and metrics on", START_TIMEOUT_S)
+                ops = json.loads(line)["event"].split()[-1]
+                shown = httpx.get(f"{ops}/metrics", trust_env=False).text
+            finally:
+                if process.process.poll() is None:
+                    assert terminate(process) == 0
+        finally:
+            stack.stop()
+    assert [f'ibex_proxy_worker_up{{worker="{number}"}} 1' in shown for number in range(2)] == [True, True]
+    assert {path.name for path in (volume / "journal").iterdir()} == {"0", "1"}

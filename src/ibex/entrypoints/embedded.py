@@ -139,7 +139,7 @@ async def _run(
     current_task = asyncio.current_task()
     if current_task is not None:  # ``serve_http`` replaces this handler
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current_task.cancel)
-    with _listen(wanted, chosen=chosen_port) as listener, listen_for_ops(wanted) or nullcontext() as ops:
+    with _listen(wanted, chosen=chosen_port) as listener, listen_for_ops(wanted, listener) or nullcontext() as ops:
         console.starting("PostgreSQL and the ClickHouse engine")
         async with _servers(home) as servers:
             environ = {**environ, **servers.environ()}

@@ -30,15 +30,22 @@ MAX_CONNECTIONS: Final = 32
 _LOG: Final = logging.getLogger("ibex.serve")
 
 
-def listen_for_ops(settings: Settings) -> socket.socket | None:
-    """Return a bound socket for ``IBEX_OPS_LISTEN``, None if it is not set. Raises ``OSError`` that names it."""
+def listen_for_ops(settings: Settings, public: socket.socket) -> socket.socket | None:
+    """Return a bound socket for ``IBEX_OPS_LISTEN``, None if it is not set. ``public`` is the proxy's own socket.
+
+    Raises ``OSError``, which names the setting, if the address is not local or in use.
+    """
     if settings.ops_listen is None:
         return None
     host, _, port = settings.ops_listen.rpartition(":")
     try:
-        return listen(host.strip("[]"), int(port), "IBEX_OPS_LISTEN")
+        listener = listen(host.strip("[]"), int(port), "IBEX_OPS_LISTEN")
     except OSError as error:
         raise OSError(f"IBEX_OPS_LISTEN cannot be used: {error.strerror or error}") from None
+    if listener.getsockname()[:2] == public.getsockname()[:2]:  # two bound sockets may share it until one listens
+        listener.close()
+        raise OSError(f"IBEX_OPS_LISTEN cannot be used: {settings.ops_listen} is the proxy's own address")
+    return listener
 
 
 @asynccontextmanager

@@ -45,7 +45,7 @@ def serve(environ: Mapping[str, str], workers: int = 1) -> int:
     warn_of_environment(settings, environ)
     if workers > 1:
         return supervise(settings, environ, workers)
-    with listen(settings.host, settings.port) as listener, listen_for_ops(settings) or nullcontext() as ops:
+    with listen(settings.host, settings.port) as listener, listen_for_ops(settings, listener) or nullcontext() as ops:
         return _run(settings, listener, WorkerSlot(-1, -1, 0), ops)
 
 

@@ -62,7 +62,7 @@ def supervise(settings: Settings, environ: Mapping[str, str], count: int) -> int
     A worker that dies is restarted. If one cannot start, all are stopped, and its exit code is returned. Raises
     ``OSError`` if the address cannot be bound.
     """
-    with listen(settings.host, settings.port) as listener, listen_for_ops(settings) or nullcontext() as ops:
+    with listen(settings.host, settings.port) as listener, listen_for_ops(settings, listener) or nullcontext() as ops:
         listener.listen(BACKLOG)
         return asyncio.run(_Supervisor(settings, environ, listener, count, ops).run())
 

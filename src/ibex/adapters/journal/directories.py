@@ -80,11 +80,12 @@ def journals_root(configured: Path) -> Path:
 def checked_root(configured: Path) -> Path:
     """Return ``journals_root`` if a process of this user can have its journal there. Creates nothing.
 
-    Starting a process and ``ibex doctor`` both use this. Raises ``JournalDirectoryError``.
+    Starting a process and ``ibex doctor`` both use this. Raises ``JournalDirectoryError``, and ``OSError`` if the disk
+    fails.
     """
     try:
         return _checked_root(configured)
-    except OSError as error:
+    except (PermissionError, NotADirectoryError) as error:
         raise JournalDirectoryError(f"{configured} cannot be used ({error.strerror})") from None
 
 
