@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -46,6 +47,8 @@ KUBERNETES = {
     "IBEX_AUTH_SERVICE_PORT_GRPC": "9091",
 }
 KIB = 1 << 10
+NAMED_UID = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else os.geteuid()
+DEV_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +145,15 @@ def _read_only(volume: Path) -> Sequence[str]:
     return sandbox(volume, uid=NAMELESS_UID, read_only=True)
 
 
-def _little_shared_memory(volume: Path) -> Sequence[str]:
-    _own(volume, NAMELESS_UID)
-    return sandbox(volume, uid=NAMELESS_UID, read_only=True, shm_bytes=64 * KIB)
+def _little_shared_memory(volume: Path, uid: int = NAMELESS_UID) -> Sequence[str]:
+    _own(volume, uid)
+    return sandbox(volume, uid=uid, read_only=True, shm_bytes=64 * KIB)
 
 
-def _limited(**values: int) -> Callable[[Path], Sequence[str]]:
-    def restrict(volume: Path) -> Sequence[str]:
-        _own(volume, NAMELESS_UID)
-        return (*sandbox(volume, uid=NAMELESS_UID), *limits(**values))
+def _limited(**values: int) -> Callable[..., Sequence[str]]:
+    def restrict(volume: Path, uid: int = NAMELESS_UID) -> Sequence[str]:
+        _own(volume, uid)
+        return (*sandbox(volume, uid=uid), *limits(**values))
 
     return restrict
 
@@ -307,3 +310,36 @@ def test_several_workers_start_on_a_read_only_root_with_little_shared_memory(
             stack.stop()
     assert [f'ibex_proxy_worker_up{{worker="{number}"}} 1' in shown for number in range(2)] == [True, True]
     assert {path.name for path in (volume / "journal").iterdir()} == {"0", "1"}
+
+
+@pytest.mark.parametrize("restrict", [_little_shared_memory, _limited(NOFILE=256)], ids=["/dev/shm", "ulimit -n"])
+def test_the_embedded_installation_starts_where_little_is_allowed(
+    tmp_path: Path, restrict: Callable[..., Sequence[str]]
+) -> None:
+    """PostgreSQL shares memory in its data directory if /dev/shm is too small."""
+    volume = tmp_path / "volume"
+    volume.mkdir(mode=0o755)
+    prefix = restrict(volume, NAMED_UID)
+    process = IbexProcess.spawn(["--home", f"{VOLUME}/journal/home", "dev", "--port", "0"], {}, tmp_path, prefix=prefix)
+    try:
+        address = process.wait_for_line("http://127.0.0.1", DEV_TIMEOUT_S)
+        base = f"http://127.0.0.1{address.partition('http://127.0.0.1')[2].split('/')[0].split()[0]}"
+        assert httpx.get(f"{base}/ready", trust_env=False).json()["status"] == "ok"
+    finally:
+        if process.process.poll() is None:
+            assert terminate(process) == 0
+
+
+def test_the_embedded_postgres_needs_a_user_with_a_name(tmp_path: Path) -> None:
+    """PostgreSQL looks it up. The message says what to do, without a traceback."""
+    volume = tmp_path / "volume"
+    volume.mkdir(mode=0o755)
+    prefix = _nameless(volume)
+
+    done = _run(prefix, {}, "--home", f"{VOLUME}/journal/home", "dev", "--port", "0")
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"ibex: PostgreSQL cannot be set up by user {NAMELESS_UID}, which the system has no name for (an entry in"
+        " /etc/passwd). Run ibex dev as another user; ibex serve runs as any user"
+    )
