@@ -312,7 +312,9 @@ def test_several_workers_start_on_a_read_only_root_with_little_shared_memory(
     assert {path.name for path in (volume / "journal").iterdir()} == {"0", "1"}
 
 
-@pytest.mark.parametrize("restrict", [_little_shared_memory, _limited(NOFILE=256)], ids=["/dev/shm", "ulimit -n"])
+@pytest.mark.parametrize(
+    "restrict", [_little_shared_memory, _limited(NOFILE=256)], ids=["shared memory", "descriptors"]
+)
 def test_the_embedded_installation_starts_where_little_is_allowed(
     tmp_path: Path, restrict: Callable[..., Sequence[str]]
 ) -> None:

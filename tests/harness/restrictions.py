@@ -71,9 +71,8 @@ def sandbox(
 
 def terminate(process: IbexProcess) -> int:
     """Send SIGTERM to the program inside a sandbox, which ``bwrap`` does not forward, and return the exit code."""
-    (pid,) = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children").read_text().split() or [
-        process.process.pid
-    ]
+    outer = process.process.pid
+    (pid,) = Path(f"/proc/{outer}/task/{outer}/children").read_text().split() or [str(outer)]
     os.kill(int(pid), signal.SIGTERM)
     return process.wait()
 

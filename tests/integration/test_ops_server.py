@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import httpx
@@ -12,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harness.production import START_TIMEOUT_S, Production
 from harness.servers import free_port
+from ibex.entrypoints.ops_server import listen_for_ops
+from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +78,12 @@ def test_the_second_address_has_health_readiness_and_the_metrics_of_all_workers(
     assert get(f"{public}/metrics").status_code == 404
     assert get(f"{ops}/v1/models").status_code == 404
     assert get(f"{ops}/gateway/metrics").status_code == 404
+
+
+def test_without_the_setting_no_second_address_is_bound() -> None:
+    """The default is the one address of the proxy."""
+    with socket.create_server(("127.0.0.1", 0)) as public:
+        assert listen_for_ops(Settings.load({}), public) is None
 
 
 def test_without_the_setting_the_proxys_own_address_has_the_metrics(production: Production) -> None:
