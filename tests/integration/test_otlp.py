@@ -222,7 +222,8 @@ def test_a_wrong_exporter_setting_is_one_warning(installation: Installation) -> 
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
     ]
     for environ, process in [(environ, installation.spawn(**environ)) for environ in wrong]:
-        process.wait_for_line("listening on", START_TIMEOUT_S)
+        address = json.loads(process.wait_for_line("listening on", START_TIMEOUT_S))["event"].split()[-1]
+        assert httpx.get(f"{address}/health", trust_env=False).status_code == 200
         assert process.stop(signal.SIGTERM) == 0
         (line,) = [line for line in process.lines if list(environ)[-1] in line]
         assert json.loads(line)["level"] == "warning"
