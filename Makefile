@@ -107,8 +107,8 @@ bench-gate: $(STAMP) ## fail if a request costs a tenth more than in a baseline 
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench_gate $(if $(BASE),--base $(BASE)) $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: $(STAMP) $(BENCH_STAMP) ## install LiteLLM, Portkey's gateway, a profiler and IBEX as its users have it for make bench; needs node
-	@PYTHONPATH=tests $(BIN)/python -m peers.install litellm portkey
+bench-peers: $(STAMP) $(BENCH_STAMP) ## install Envoy, Ferro, Portkey's gateway, LiteLLM, a profiler and IBEX as its users have it for make bench; needs node
+	@PYTHONPATH=tests $(BIN)/python -m peers.install envoy ferrogw portkey litellm
 
 .PHONY: exit-gate
 exit-gate: $(STAMP) ## what "done" means, each with figure and limit, two minutes; ARGS="--only smoke" for some
@@ -168,6 +168,10 @@ bench-streams: $(STAMP) ## measure what streaming through IBEX adds, its memory,
 .PHONY: settings-reference
 settings-reference: $(STAMP) ## write .env.example and docs/configuration.md anew
 	@$(BIN)/python -m ibex.entrypoints.settings_reference
+
+.PHONY: clickhouse-ddl
+clickhouse-ddl: $(STAMP) ## write tests/cases/clickhouse/cluster.sql anew: what ibex migrate runs on a ClickHouse cluster
+	@PYTHONPATH=tests $(BIN)/python -m harness.clickhouse_ddl
 
 .PHONY: constraints
 constraints: ## pin what a fresh environment resolves to

@@ -1,4 +1,4 @@
-"""`make bench`: the performance figures beside nginx, LiteLLM and Portkey, all in one run, on loopback.
+"""`make bench`: the performance figures beside nginx, Envoy, Ferro, Portkey and LiteLLM, in one run, on loopback.
 
 Starts PostgreSQL, Redis, a ClickHouse engine, auth, a scripted provider, nginx and the peers that are installed (`make
 bench-peers`), and restarts the proxy for each of its turns. Prints tables, and writes bench.json and report.html to
@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.proxy.about import describe
 from benchmarks.proxy.closed import measure_closed
+from benchmarks.proxy.freshness import measure_freshness
+from benchmarks.proxy.gateways import FLOORS
 from benchmarks.proxy.generator import HAS_WRK
 from benchmarks.proxy.goals import goals_of
 from benchmarks.proxy.options import read_options
+from benchmarks.proxy.organizations import measure_organizations
 from benchmarks.proxy.paced import measure_paced
 from benchmarks.proxy.profile import measure_profile
 from benchmarks.proxy.report import write_report
@@ -31,7 +34,7 @@ from benchmarks.proxy.starts import measure_starts
 from benchmarks.proxy.streaming import measure_memory, measure_streams
 from benchmarks.proxy.switches import measure_switches
 from benchmarks.proxy.tables import all_tables, show
-from benchmarks.proxy.targets import LITELLM, PORTKEY, scene
+from benchmarks.proxy.targets import scene
 from benchmarks.proxy.turns import say
 
 if TYPE_CHECKING:
@@ -74,6 +77,7 @@ def _measure(everything: Scene, options: Options) -> dict[str, Any]:
         "connections": options.connections,
         "closed_loop_by": "wrk" if HAS_WRK else "this project's own generator: wrk is not installed",
         "missing": everything.missing,
+        "settings": everything.settings,
         "failed": [],
     }
     say(f"everything runs, {everything.installation}; missing: {', '.join(everything.missing) or 'nothing'}")
@@ -88,6 +92,8 @@ def _measure(everything: Scene, options: Options) -> dict[str, Any]:
         "idle": lambda: measure_idle(everything, options),
         "memory": lambda: measure_memory(everything, options),
         "soak": lambda: measure_soak(everything, options),
+        "freshness": lambda: measure_freshness(everything, options),
+        "organizations": lambda: measure_organizations(everything, options),
         "starts": lambda: measure_starts(everything, options),
     }
     for name, measure in sections.items():
@@ -104,7 +110,7 @@ def _measure(everything: Scene, options: Options) -> dict[str, Any]:
 def _rates(results: dict[str, Any]) -> dict[str, float]:
     """Return the rates of the peers in a closed loop, in requests per second."""
     runs = results.get("closed", {}).get("runs", {})
-    return {name: statistics.median(run["rate"] for run in runs[name]) for name in (PORTKEY, LITELLM) if name in runs}
+    return {name: statistics.median(run["rate"] for run in each) for name, each in runs.items() if name not in FLOORS}
 
 
 def _plain(value: Any) -> Any:

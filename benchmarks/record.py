@@ -23,6 +23,7 @@ from uuid import UUID, uuid4
 import httpx
 import psycopg
 from benchmarks.record_organizations import measure_organizations
+from benchmarks.record_traces import measure_sinks
 
 from harness.process import IbexProcess
 from harness.servers import fast_provider
@@ -58,6 +59,7 @@ class Options:
     probes: int
     organizations: list[int]
     writers: int
+    sinks: int
     rate: float
 
 
@@ -92,6 +94,9 @@ def main() -> None:
     if options.organizations:
         measure_organizations(options.organizations, options.writers, options.rate, options.seconds)
         return
+    if options.sinks:
+        measure_sinks(options.sinks, options.rate, options.seconds)
+        return
     require_wrk()
     with fast_provider() as upstream, stack_without_proxy(upstream) as stack:
         runs: dict[str, list[Measured]] = {way: [] for way in WAYS}
@@ -120,7 +125,8 @@ def _options() -> Options:
     parser.add_argument("--connections", type=int, default=100)
     parser.add_argument("--organizations", type=int, nargs="+", help="measure the session store alone, with so many")
     parser.add_argument("--writers", type=int, default=1, help="workers that append, with --organizations")
-    parser.add_argument("--rate", type=float, default=2_000, help="turns per second, with --organizations")
+    parser.add_argument("--sinks", type=int, default=0, help="measure ClickHouse alone, with so many processes")
+    parser.add_argument("--rate", type=float, default=2_000, help="turns or traces a second, with one of these")
     chosen = parser.parse_args()
     rounds, seconds, probes = (1, 4.0, 10) if chosen.quick else (3, 20.0, 100)
     return Options(
@@ -130,6 +136,7 @@ def _options() -> Options:
         probes=probes,
         organizations=chosen.organizations or [],
         writers=chosen.writers,
+        sinks=chosen.sinks,
         rate=chosen.rate,
     )
 

@@ -54,13 +54,17 @@ def measure_organizations(counts: Sequence[int], writers: int, rate: float, seco
     _say(f"{rate:,.0f} turns/s for {seconds:g} s, {writers} writers")
     try:
         for count in counts:
-            with another_database(server) as database:
-                migrate.upgrade(database.owner_url)
-                appended = asyncio.run(_measure(database, count, writers, rate, seconds))
-            _report(count, appended)
+            _report(count, append_for_organizations(server, count, writers, rate, seconds))
     finally:
         server.stop()
         shutil.rmtree(folder)
+
+
+def append_for_organizations(server: PostgresServer, count: int, writers: int, rate: float, seconds: float) -> Appended:
+    """Append turns of this many organizations to an empty database of a running server, at a rate."""
+    with another_database(server) as database:
+        migrate.upgrade(database.owner_url)
+        return asyncio.run(_measure(database, count, writers, rate, seconds))
 
 
 async def _measure(database: PostgresDatabase, count: int, writers: int, rate: float, seconds: float) -> Appended:

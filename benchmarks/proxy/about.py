@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from benchmarks.proxy.gateways import GATEWAYS
+
 from harness.nginx import nginx_program
-from peers.peers import PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +53,7 @@ def _versions(scene: Scene) -> dict[str, str]:
     versions["nginx"] = _version(nginx_program() or "", "-v")
     versions["wrk"] = _version("wrk", "-v")
     versions["node"] = _version("node", "--version")
-    versions |= installed({name: PEERS[name] for name in ("litellm", "portkey")})
+    versions |= installed({gateway.name: gateway for gateway in GATEWAYS})
     return {name: version for name, version in versions.items() if version}
 
 

@@ -1,4 +1,4 @@
-"""Numbers 1 and 2: a closed loop with an instant provider; one worker beside its peers, and more workers."""
+"""Goals 4 and 5: a closed loop with an instant provider; one worker beside its peers, and more workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.proxy.targets import DIRECT, LITELLM, WORKERS, ibex_name
+from benchmarks.proxy.gateways import LITELLM
+from benchmarks.proxy.targets import DIRECT, WORKERS, ibex_name
 from benchmarks.proxy.turns import accounted, in_turns, say
 
 from harness.cpu_time import memory_mb

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 SECTIONS: Final = (
     *("stages", "closed", "profile", "paced", "switches"),
-    *("streams", "sizes", "idle", "memory", "soak", "starts"),
+    *("streams", "sizes", "idle", "memory", "soak", "freshness", "organizations", "starts"),
 )
 
 
@@ -33,6 +33,7 @@ class Options:
     idle: int = 10_000
     open_streams: int = 1_000
     large_tries: int = 20
+    changes: int = 20
     starts: int = 3
     peers: bool = True
     only: tuple[str, ...] = SECTIONS
@@ -47,7 +48,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--seconds", type=float, help="of each measurement (5; quick: 2)")
     parser.add_argument("--soak-minutes", type=float, help="of full load (1; quick: 0.2; for the record: 10)")
     parser.add_argument("--only", nargs="*", choices=SECTIONS, help="some sections instead of all")
-    parser.add_argument("--without-peers", action="store_true", help="leave out LiteLLM and Portkey")
+    parser.add_argument("--without-peers", action="store_true", help="leave out all peers but nginx")
     parser.add_argument("--render", action="store_true", help="measure nothing, write the last run's report anew")
     given = parser.parse_args(arguments)
     options = _QUICK if given.quick else Options()
@@ -71,5 +72,6 @@ _QUICK: Final = Options(
     idle=500,
     open_streams=300,
     large_tries=5,
+    changes=3,
     starts=1,
 )

@@ -1,4 +1,4 @@
-"""Number 3: a provider with a model's pace, requests at a fixed rate, and the proxy's overhead for each of them."""
+"""Goals 1 to 3: a provider with a model's pace, requests at a fixed rate, and the proxy's overhead for each of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import statistics
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks.proxy.gateways import FLOORS
 from benchmarks.proxy.generator import curve, percentile
-from benchmarks.proxy.targets import DIRECT, LITELLM, NGINX, PORTKEY, PROVIDER, WORKERS, ibex_name
+from benchmarks.proxy.targets import DIRECT, PROVIDER, WORKERS, ibex_name
 from benchmarks.proxy.turns import accounted, in_turns, say
 
 from harness.request_load import at_a_rate
@@ -38,7 +39,7 @@ def measure_paced(scene: Scene, options: Options, rates: Mapping[str, float]) ->
     seconds = max(options.seconds, 3.0)
 
     def measure(name: str) -> dict[str, Any]:
-        a_second = full if name not in rates else min(full, max(_LEAST, _SHARE * rates[name]))
+        a_second = full if name not in peers else min(full, max(_LEAST, _SHARE * rates[name]))
         with scene.target(name) as target:
             scene.generator.settle(target)
             requests = [target.request("gpt-paced")]
@@ -63,8 +64,9 @@ def measure_paced(scene: Scene, options: Options, rates: Mapping[str, float]) ->
         )
         return run
 
-    peers = [name for name in (PORTKEY, LITELLM) if name in scene.others and name in rates]
-    names = [DIRECT, *(name for name in (NGINX,) if name in scene.others), ibex_name(WORKERS_MEASURED), *peers]
+    floors = [name for name in FLOORS if name in scene.others]
+    peers = [name for name in scene.others if name not in FLOORS and name in rates]
+    names = [DIRECT, *floors, ibex_name(WORKERS_MEASURED), *peers]
     return {"runs": in_turns(names, options.rounds, measure), "in_flight": options.in_flight}
 
 

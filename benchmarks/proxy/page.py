@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 _STYLE: Final = """
 :root { --page:#fbfaf8; --card:#fff; --ink:#22252a; --soft:#6b7178; --rule:#e4e2dd; --good:#2b8a3e; --bad:#c92a2a;
   --s0:#a9afb6; --s1:#5f6b76; --s2:#1c7ed6; --s3:#9c36b5; --s4:#d9480f; --s5:#e8890c; --s6:#b5860b; --s7:#7a5c00;
+  --s8:#0c8599; --s9:#c2255c;
   --p0:#d9480f; --p1:#0ca678; --p2:#1c7ed6; --p3:#c2255c; --p4:#e0a800; --p5:#a9afb6; --p6:#5f6b76; --p7:#dcdad4; }
 @media (prefers-color-scheme: dark) { :root { --page:#16181b; --card:#1e2125; --ink:#e6e4df; --soft:#9aa0a6;
   --rule:#33373c; --good:#69db7c; --bad:#ff8787; --s0:#6b7178; --s1:#adb5bd; --s2:#4dabf7; --s3:#da77f2; --s4:#ff7a33;
-  --s5:#ffb03b; --s6:#e0c060; --s7:#c9a227; --p7:#3a3f45; } }
+  --s5:#ffb03b; --s6:#e0c060; --s7:#c9a227; --s8:#3bc9db; --s9:#f783ac; --p7:#3a3f45; } }
 * { box-sizing: border-box }
 body { margin:0; background:var(--page); color:var(--ink); font:15px/1.55 system-ui, sans-serif }
 main { max-width:1040px; margin:0 auto; padding:40px 24px 80px }
@@ -43,7 +44,7 @@ svg { display:block; margin:6px 0; font-family:inherit }
 .line.s0 { stroke-dasharray:5 4 } .limit { stroke:var(--ink); stroke-dasharray:3 3; opacity:.5 }
 """
 _SERIES: Final = "".join(
-    f".line.s{n},.lead.s{n}{{stroke:var(--s{n})}}.dot.s{n},.bar.s{n},.name.s{n}{{fill:var(--s{n})}}" for n in range(8)
+    f".line.s{n},.lead.s{n}{{stroke:var(--s{n})}}.dot.s{n},.bar.s{n},.name.s{n}{{fill:var(--s{n})}}" for n in range(10)
 ) + "".join(f".bar.p{n}{{fill:var(--p{n})}}" for n in range(8))
 
 

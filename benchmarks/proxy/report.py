@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.proxy import svg, tables
+from benchmarks.proxy.gateways import FERRO, LITELLM, NGINX, PEERS_IN_ORDER, PORTKEY
 from benchmarks.proxy.goals import median
 from benchmarks.proxy.page import chart, heads, html_table, page, section
 from benchmarks.proxy.stages import spoken
-from benchmarks.proxy.targets import DIRECT, LITELLM, NGINX, PORTKEY, ibex_name
+from benchmarks.proxy.targets import DIRECT, ibex_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,15 +29,18 @@ def write_report(path: Path, results: Results) -> Path:
         "closed": _closed,
         "profile": _profile,
         "paced": _paced,
+        "switches": _switches,
         "streams": _streams,
         "sizes": _sizes,
         "soak": _soak,
+        "freshness": _freshness,
+        "organizations": _organizations,
         "starts": _starts,
     }
-    parts = [_top(results), _goals(results)]
+    parts = [_top(results)]
     parts += [maker(results) for name, maker in makers.items() if results.get(name)]
     parts += [_stages(results)] if results.get("stages") else []
-    parts += [_machine(results), _about(results)]
+    parts += [_machine(results), _peers(results), _about(results), _goals(results)]
     path.write_text(page("IBEX: the numbers", parts))
     return path
 
@@ -63,7 +67,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         facts.append((f"{median(own, 'rate'):,.0f}/s", "requests of one worker, all features on"))
         facts += [
             (f"{median(own, 'rate') / median(runs[name], 'rate'):.{digits}f} ×", f"of {name}, one worker each")
-            for name, digits in ((NGINX, 2), (PORTKEY, 1), (LITELLM, 0))
+            for name, digits in ((NGINX, 2), (FERRO, 2), (PORTKEY, 1), (LITELLM, 0))
             if name in runs
         ]
     paced = results.get("paced", {}).get("runs", {}).get(ibex_name(2))
@@ -77,14 +81,23 @@ def _goals(results: Results) -> str:
     missing += f" Could not be measured: {', '.join(results['failed'])}." if results["failed"] else ""
     lead = (
         "Authentication, agents, distributed rate limit, directives, journal, checkpoints in PostgreSQL and traces in"
-        f" ClickHouse are all on, in everything that follows.{missing}"
+        " ClickHouse are all on, in everything above; 2 workers where nothing else is said. Ratios are of the same run."
+        f" Lines with + are limits that stay besides.{missing}"
     )
-    return section("Target and reached", lead, html_table(tables.goals_table(results), "goals"))
+    return section("Goals", lead, html_table(tables.goals_table(results), "goals"))
+
+
+def _peers(results: Results) -> str:
+    lead = (
+        "Each at its own best documented setting, in front of the same provider. nginx and Envoy only pass bytes on:"
+        " they are floors. The others do less than IBEX here: one key or none, no limits across processes, no record."
+    )
+    return section("How the peers ran", lead, html_table(tables.settings_table(results), "goals"))
 
 
 def _closed(results: Results) -> str:
     runs: Runs = results["closed"]["runs"]
-    singles = {name: found for name, found in runs.items() if name in {ibex_name(1), NGINX, PORTKEY, LITELLM}}
+    singles = {name: runs[name] for name in (ibex_name(1), *PEERS_IN_ORDER) if name in runs}
     best = median(runs[ibex_name(1)], "rate")
     rows = [
         (name, median(found, "rate"), f"{median(found, 'rate'):,.0f}/s  ({median(found, 'rate') / best:.2f} × IBEX)")
@@ -102,7 +115,7 @@ def _closed(results: Results) -> str:
     return section(
         "As fast as answers come",
         f"{results['connections']} connections that never wait, a provider that answers at once, load by"
-        f" {results['closed_loop_by']}. One process each, but for the scaling. The machine has"
+        f" {results['closed_loop_by']}. One process each, but for the scaling; Ferro's uses all cores. The machine has"
         f" {results['closed']['cores']} cores for proxy, databases, provider and load generator together, so absolute"
         " figures and scaling say as much of the machine as of the proxy: ratios and processor time a request count.",
         chart("Requests a second, one worker or process", svg.bars(rows)),
@@ -156,6 +169,21 @@ def _paced(results: Results) -> str:
         " drawn as provider alone: that is the floor, and within every figure.",
         *parts,
     )
+
+
+def _switches(results: Results) -> str:
+    lead = "As the kernel counts them for each thread of the workers; a wait that ends with a wake-up is voluntary."
+    return section("Context switches", lead, html_table(tables.switches_table(results)))
+
+
+def _freshness(results: Results) -> str:
+    lead = "A change has returned before the next request is sent; each connection had been used before."
+    return section("Changes", lead, html_table(tables.freshness_table(results)))
+
+
+def _organizations(results: Results) -> str:
+    lead = "Turns of all organizations arrive in turn at a fixed rate; two writers append them in batches."
+    return section("Many organizations", lead, html_table(tables.organizations_table(results)))
 
 
 def _streams(results: Results) -> str:

@@ -1,4 +1,4 @@
-"""Number 5: large requests, and whether idle agents and sessions slow down the active ones."""
+"""Goal 7: large requests, and whether idle agents and sessions slow down the active ones."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks.proxy.gateways import NGINX
 from benchmarks.proxy.generator import percentile
-from benchmarks.proxy.targets import DIRECT, NGINX, WORKERS, ibex_name
+from benchmarks.proxy.targets import DIRECT, WORKERS, ibex_name
 from benchmarks.proxy.turns import accounted, in_turns, say
 
 from harness.request_load import as_fast_as_answered, chat_request

@@ -1,4 +1,4 @@
-"""Number 6: full load for minutes; memory, p99 and errors slice by slice."""
+"""Goal 8: full load for minutes; memory, p99 and errors slice by slice."""
 
 from __future__ import annotations
 

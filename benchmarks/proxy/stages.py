@@ -1,4 +1,4 @@
-"""Number 8: stages in process, by ``benchmarks.stages`` (``make bench-stages``), in pytest-benchmark's format."""
+"""Beside the goals: stages in process, by ``benchmarks.stages`` (``make bench-stages``), from pytest-benchmark."""
 
 from __future__ import annotations
 

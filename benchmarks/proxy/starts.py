@@ -1,4 +1,4 @@
-"""Number 7: from the start of the command to the first completion, embedded and in production."""
+"""Goal 9: from the start of the command to the first completion, embedded and in production."""
 
 from __future__ import annotations
 

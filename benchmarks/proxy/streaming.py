@@ -1,4 +1,4 @@
-"""Number 4, and the memory of number 6: many concurrent streams, and the delay of each of their events."""
+"""Goal 6, and the memory of goal 8: many concurrent streams, and the delay of each of their events."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Charts as inline SVG, without dependencies; the page's style sets their colours.
 
-The class of a mark is that of its series (``s0`` to ``s7``, by ``style_of``); the page gives the classes their colours,
+The class of a mark is that of its series (``s0`` to ``s9``, by ``style_of``); the page gives the classes their colours,
 light and dark.
 """
 
@@ -20,7 +20,19 @@ WIDTH: Final = 760
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 150, 14, 44
 _BAR, _GAP = 22, 10
 _LETTER: Final = 6.6
-_STYLES: Final = ("provider", "nginx", "Portkey", "LiteLLM", "IBEX, 1", "IBEX, 2", "IBEX, 3", "IBEX, 4")
+_STYLES: Final = (
+    "provider",
+    "nginx",
+    "Portkey",
+    "LiteLLM",
+    "IBEX, 1",
+    "IBEX, 2",
+    "IBEX, 3",
+    "IBEX, 4",
+    "Envoy",
+    "Ferro",
+)
+_SHADES: Final = 8
 _LIKE: Final = {"in proportion": "s0", "IBEX": "s4"}
 
 
@@ -148,7 +160,7 @@ def stacked(
 
 def _shade(group: str, number: int, order: Sequence[str]) -> int:
     """Return a part's colour: by its place in the common order of the charts, else in this chart's."""
-    return order.index(group) if group in order else number % len(_STYLES)
+    return order.index(group) if group in order else number % _SHADES
 
 
 def _frame(x: Axis, y: Axis, height: int) -> str:

@@ -1,4 +1,4 @@
-"""Context switches and system calls of a request at a fixed rate: what wake-ups cost beside computation.
+"""Goal 12: context switches and system calls of a request at a fixed rate: what wake-ups cost beside computation.
 
 The kernel counts the switches of each thread (``/proc/<pid>/task/<tid>/status``). A voluntary switch is a wait that
 ended with a wake-up; an involuntary one is the scheduler's. The threads of a worker are its event loop, its journal's

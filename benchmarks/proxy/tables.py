@@ -7,9 +7,10 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.proxy.goals import median
+from benchmarks.proxy.gateways import NGINX
+from benchmarks.proxy.goals import median, ratio
 from benchmarks.proxy.switches import INVOLUNTARY, VOLUNTARY, total
-from benchmarks.proxy.targets import NGINX
+from benchmarks.proxy.targets import DIRECT, ibex_name
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _WIDE: Final = 170
 OTHERS: Final = "others"
 GROUPS: Final = ("proxy", "auth", "PostgreSQL", "Redis", "ClickHouse", "provider", "load generator", OTHERS)
-MET: Final = {True: "yes", False: "NO", None: "-"}
+REACHED: Final = {True: "yes", False: "NO", None: "-"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,47 +55,57 @@ def all_tables(results: Mapping[str, Any]) -> list[Table]:
         "streams": streams_table,
         "sizes": sizes_table,
         "soak": soak_table,
+        "freshness": freshness_table,
+        "organizations": organizations_table,
         "starts": starts_table,
     }
     return [maker(results) for name, maker in makers.items() if results.get(name)] + [
         machine_table(results),
+        settings_table(results),
         goals_table(results),
     ]
 
 
 def goals_table(results: Mapping[str, Any]) -> Table:
-    """Return the table of the eight goals, with target and result."""
+    """Return the table of the twelve numbers to reach, with the limits that stay besides."""
     rows = [
-        [str(goal["number"]), goal["what"], goal["target"], goal["reached"], MET[goal["met"]], goal["note"]]
+        [goal["number"], goal["what"], goal["goal"], goal["now"], REACHED[goal["reached"]], goal["note"]]
         for goal in results["goals"]
     ]
     caveat = ": a quick run, whose figures are no record" if results["quick"] else ""
-    return Table(f"The numbers to reach{caveat}", ["no.", "what", "target", "reached", "met", "note"], rows)
+    return Table(f"Goals{caveat}", ["no.", "what", "goal", "now", "reached", "note"], rows)
+
+
+def settings_table(results: Mapping[str, Any]) -> Table:
+    """Return the table of how each peer ran."""
+    versions = results["about"]["versions"]
+    rows = [[name, versions.get(name, ""), settings] for name, settings in results.get("settings", {}).items()]
+    return Table("How the peers ran", ["", "version", "settings"], rows)
 
 
 def closed_table(results: Mapping[str, Any]) -> Table:
-    """Return the table of the closed loop: rates, latencies, processor time per request."""
+    """Return the table of the closed loop: rates, latencies, processor time per request, and their ratios."""
     runs = results["closed"]["runs"]
-    best = median(runs[NGINX], "rate") if NGINX in runs else None
-    rows = []
-    for name, found in runs.items():
-        rate = median(found, "rate")
-        rows.append(
-            [
-                name,
-                f"{rate:,.0f}",
-                _range(found, "rate", ",.0f"),
-                f"{rate / best:.2f}" if best else "",
-                f"{median(found, 'p50_ms'):.2f} ms",
-                f"{median(found, 'p99_ms'):.2f} ms",
-                _range(found, "p99_ms", ".1f"),
-                f"{median(found, 'cpu_us'):,.0f} µs",
-                f"{median(found, 'memory_mb'):.0f} MB" if median(found, "memory_mb") else "",
-                str(sum(one["failed"] for one in found)),
-            ]
-        )
+    rows = [
+        [
+            name,
+            f"{median(found, 'rate'):,.0f}",
+            _range(found, "rate", ",.0f"),
+            _times(ratio(runs, name, NGINX, "rate")),
+            _times(ratio(runs, ibex_name(1), name, "rate")),
+            f"{median(found, 'p50_ms'):.2f} ms",
+            f"{median(found, 'p99_ms'):.2f} ms",
+            _range(found, "p99_ms", ".1f"),
+            f"{median(found, 'cpu_us'):,.0f} µs",
+            _times(_cpu_ratio(runs, name)),
+            f"{median(found, 'memory_mb'):.0f} MB" if median(found, "memory_mb") else "",
+            str(sum(one["failed"] for one in found)),
+        ]
+        for name, found in runs.items()
+    ]
     title = f"Closed loop: {results['connections']} connections that never wait, an instant provider"
-    head = ["", "requests/s", "range", "of nginx", "p50", "p99", "range of p99", "CPU a request", "memory", "failed"]
+    head = ["", "requests/s", "range", "of nginx", f"{ibex_name(1)}, of this"]
+    head += ["p50", "p99", "range of p99", "CPU a request", "of nginx", "memory", "failed"]
     return Table(title, head, rows)
 
 
@@ -105,39 +116,48 @@ def profile_table(results: Mapping[str, Any]) -> Table:
 
 
 def paced_table(results: Mapping[str, Any]) -> Table:
-    """Return the table of the overhead with a provider at a model's pace."""
+    """Return the table of the overhead with a provider at a model's pace; nginx's is that of the same run."""
+    runs = results["paced"]["runs"]
     rows = [
         [
             name,
             f"{median(found, 'a_second'):.0f}/s",
             f"{median(found, 'p50_ms'):.2f} ms",
+            _times(ratio(runs, name, NGINX, "p50_ms")),
             f"{median(found, 'p99_ms'):.2f} ms",
+            _times(ratio(runs, name, NGINX, "p99_ms")),
             _range(found, "p99_ms", ".2f"),
             f"{max(one['worst_ms'] for one in found):.1f} ms",
             f"{median(found, 'cpu_us'):,.0f} µs",
+            _times(_cpu_ratio(runs, name)),
             f"{median(found, 'late_p99_ms'):.2f} ms",
             str(sum(one["failed"] for one in found)),
         ]
-        for name, found in results["paced"]["runs"].items()
+        for name, found in runs.items()
     ]
     title = "A provider with a model's pace, requests at a fixed rate: overhead of each"
-    head = ["", "rate", "p50", "p99", "range of p99", "worst", "CPU a request", "generator late, p99", "failed"]
-    return Table(title, head, rows)
+    head = ["", "rate", "p50", "of nginx", "p99", "of nginx", "range of p99", "worst", "CPU a request", "of nginx"]
+    return Table(title, [*head, "generator late, p99", "failed"], rows)
 
 
 def switches_table(results: Mapping[str, Any]) -> Table:
     """Return the table of context switches by thread, and of the most frequent system calls, at a fixed rate."""
     found = results["switches"]
-    rows = [
-        [name, f"{kinds[VOLUNTARY]:.2f}", f"{kinds[INVOLUNTARY]:.2f}", f"{sum(quiet.get(name, {}).values()):.1f}"]
-        for quiet in [found["quiet_per_s"]]
-        for name, kinds in found["per_request"].items()
+    quiet = found["quiet_per_s"]
+    kinds = (VOLUNTARY, INVOLUNTARY)
+    threads = [
+        (name, [told[kind] for kind in kinds], sum(quiet.get(name, {}).values()))
+        for name, told in found["per_request"].items()
     ]
-    rows.append(["all threads", f"{total(found['per_request']):.2f}", "", f"{total(found['quiet_per_s']):.1f}"])
+    in_all = [sum(counts[at] for _, counts, _ in threads) for at in range(len(kinds))]
+    rows = [
+        [name, *(f"{count:.2f}" for count in counts), f"{sum(counts):.2f}", f"{idle:.1f}"]
+        for name, counts, idle in [*threads, ("all threads", in_all, total(quiet))]
+    ]
     if found["calls"] is not None:
         calls = ", ".join(f"{name} {count:.2f}" for name, count in found["calls"].items())
-        rows.append([f"system calls: {found['all_calls']:.1f} ({calls})", "", "", ""])
-    head = ["", "voluntary a request", "involuntary", "a second without requests"]
+        rows.append([f"system calls: {found['all_calls']:.1f} ({calls})", "", "", "", ""])
+    head = ["", "voluntary a request", "involuntary", "in total", "a second without requests"]
     return Table(f"Context switches of the workers at {found['a_second']:.0f} requests a second", head, rows)
 
 
@@ -157,18 +177,26 @@ def stages_of(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def streams_table(results: Mapping[str, Any]) -> Table:
-    """Return the table of event delays, with many streams and, for IBEX and its peers, with few."""
+    """Return the table of event delays, with many streams and, for IBEX and its peers, with few.
+
+    What is beyond the same without a proxy stands beside each.
+    """
     streams = results["streams"]
     rows = []
     runs: Mapping[str, Any]
     subjects = [(streams["streams"], streams["runs"]), (streams["streams_with_peers"], streams["peers"])]
     for count, runs in subjects:
         for name, found in runs.items():
-            figures = [f"{median(found, key):.2f} ms" for key in ("p50_ms", "p99_ms", "first_p50_ms", "first_p99_ms")]
+            figures = []
+            for key in ("p50_ms", "p99_ms", "first_p50_ms", "first_p99_ms"):
+                delay = median(found, key)
+                beyond = f"{delay - median(runs[DIRECT], key):+.2f}" if DIRECT in runs and name != DIRECT else ""
+                figures += [f"{delay:.2f} ms", beyond]
             whole = f"{sum(one['whole'] for one in found)} of {sum(one['streams'] for one in found)}"
             rows.append([f"{count} streams: {name}", *figures, whole])
     title = f"Streams of {streams['events_a_second']} events a second: from an event's writing to its receipt"
-    return Table(title, ["", "event, p50", "p99", "first event, p50", "p99", "whole"], rows)
+    head = ["", "event, p50", "beyond", "p99", "beyond", "first event, p50", "beyond", "p99", "beyond", "whole"]
+    return Table(title, head, rows)
 
 
 def sizes_table(results: Mapping[str, Any]) -> Table:
@@ -210,6 +238,28 @@ def starts_table(results: Mapping[str, Any]) -> Table:
     return Table("From start to first answer", ["", "median", "range"], rows)
 
 
+def freshness_table(results: Mapping[str, Any]) -> Table:
+    """Return the table of how soon a trace, a directive and a revocation are there."""
+    fresh = results["freshness"]
+    rows = [
+        ["a trace is visible after its response: the worst", f"{fresh['trace_ms']:.0f} ms", fresh["trace_note"]],
+        ["next requests with the old directive", str(fresh["old_directive"]), f"of {fresh['requests']}"],
+        ["next requests served with a revoked token", str(fresh["served_revoked"]), f"of {fresh['requests']}"],
+    ]
+    return Table("How soon a change is in force, 2 workers", ["", "", ""], rows)
+
+
+def organizations_table(results: Mapping[str, Any]) -> Table:
+    """Return the table of the checkpoints of many organizations."""
+    found = results["organizations"]
+    row = [f"{found[key]:.2f} s" for key in ("median_s", "worst_s", "drained_s")]
+    title = (
+        f"Checkpoints of {found['organizations']} organizations, {found['a_second']:,.0f} turns/s for"
+        f" {found['seconds']:g} s: how far behind"
+    )
+    return Table(title, ["turns", "median", "worst", "all were appended after"], [[f"{found['turns']:,}", *row]])
+
+
 def machine_table(results: Mapping[str, Any]) -> Table:
     """Return the table of the processor use during the measurements, in cores: 1.00 is one core all the time."""
     uses = machine_uses(results)
@@ -249,6 +299,15 @@ def disturbance(results: Mapping[str, Any]) -> float:
 
 def _group(group: str, target: str) -> str:
     return "proxy" if group == target or group.startswith("IBEX") else group
+
+
+def _cpu_ratio(runs: Mapping[str, Any], name: str) -> float | None:
+    """Return the processor time of a proxy as a multiple of nginx's; None for the provider, which is none."""
+    return None if name == DIRECT else ratio(runs, name, NGINX, "cpu_us")
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} ×"  # noqa: PLR2004 - three that count
 
 
 def _range(runs: Sequence[Mapping[str, Any]], key: str, form: str) -> str:

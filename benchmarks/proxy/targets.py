@@ -9,37 +9,34 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import httpx
+from benchmarks.proxy.gateways import GATEWAYS, LITELLM, NGINX, NGINX_SETTINGS
 from benchmarks.proxy.generator import Generator
 from benchmarks.proxy.installation import find_installation
 
+from harness.cpu_time import tree
 from harness.nginx import nginx, nginx_program
 from harness.request_load import chat_request
 from harness.servers import fast_provider_process
 from harness.stack import stack_without_proxy
-from peers.peers import KEY, PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from benchmarks.proxy.gateways import Gateway
     from benchmarks.proxy.installation import Installation
 
     from harness.stack import Stack
 
 DIRECT: Final = "provider alone"
-NGINX: Final = "nginx"
-PORTKEY: Final = "Portkey"
-LITELLM: Final = "LiteLLM"
 WORKERS: Final = "IBEX workers"
 PROVIDER: Final = "provider"
 EVENTS_A_SECOND: Final = 50
 DRAIN_TIMEOUT_S: Final = 180
-_LITELLM_MODEL: Final = (
-    "- {{model_name: {name}, litellm_params: {{model: openai/{name}, api_base: '{url}', api_key: none}}}}"
-)
-_MODELS: Final = ("gpt-instant", "gpt-paced", "gpt-stream")
+_RUST_HEADER: Final = "x-litellm-rust"
 
 
 def ibex_name(workers: int) -> str:
@@ -73,6 +70,8 @@ class Scene:
     installation: Installation
     others: dict[str, Target] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
+    """How each peer runs, by name."""
     drained_s: float = 0.0
     """How long the last proxy took to deliver what it had left, and to end."""
 
@@ -92,7 +91,7 @@ class Scene:
     def ibex(self, workers: int, **environ: str) -> Iterator[Target]:
         """Start the proxy over the running servers, and stop it once it has delivered its journal."""
         production = self.stack.production
-        address = production.start_proxy(workers, **environ)
+        address = self.stack.address = production.start_proxy(workers, **environ)
         proxy = production.processes[-1]
         proxy.ignore_output()
         bearer = {"authorization": f"Bearer {self.stack.token}"}
@@ -130,37 +129,45 @@ def scene(*, peers: bool, stream_seconds: float) -> Iterator[Scene]:
         else:
             base_url, pid = stack.enter_context(nginx(url, buffering=False))
             made.others[NGINX] = _other(NGINX, base_url, {}, pid, provider)
-        for name, key in ((PORTKEY, "portkey"), (LITELLM, "litellm")):
-            if not peers or not PEERS[key].is_installed:
+            made.settings[NGINX] = NGINX_SETTINGS
+        for gateway in GATEWAYS:
+            name = gateway.name
+            if not peers or not gateway.is_installed:
                 made.missing.append(name)
                 continue
             try:
-                made.others[name] = stack.enter_context(_peer(name, key, provider))
+                made.others[name] = stack.enter_context(_peer(gateway, provider, made))
             except RuntimeError as error:
                 made.missing.append(f"{name} ({str(error).splitlines()[0]})")
         yield made
 
 
 @contextmanager
-def _peer(name: str, key: str, provider: Target) -> Iterator[Target]:
-    peer = PEERS[key]
-    headers = {"authorization": f"Bearer {KEY}"}
-    if name == LITELLM:
-        models = "\n".join(_LITELLM_MODEL.format(name=model, url=provider.base_url) for model in _MODELS)
-        config = f"model_list:\n{models}\ngeneral_settings: {{master_key: {KEY}}}\n"
-        peer = replace(peer, files={"config.yaml": config})
-    else:
-        headers |= {"x-portkey-provider": "openai", "x-portkey-custom-host": provider.base_url}
-    with peer.process({}) as (base_url, pid):
+def _peer(gateway: Gateway, provider: Target, made: Scene) -> Iterator[Target]:
+    headers = gateway.headers(provider.base_url)
+    with gateway.peer(provider.base_url).process({}, provider.base_url) as (base_url, pid):
+        target = _other(gateway.name, base_url, headers, pid, provider)
+        made.settings[gateway.name] = f"{gateway.settings}{_rust_core(target)}"
         os.killpg(pid, signal.SIGSTOP)
         try:
-            yield _other(name, base_url, headers, pid, provider)
+            yield target
         finally:
             os.killpg(pid, signal.SIGCONT)
 
 
+def _rust_core(target: Target) -> str:
+    """Return for LiteLLM whether its Rust core served a completion, which it says in a header; else an empty string."""
+    if target.name != LITELLM:
+        return ""
+    body = {"model": "gpt-instant", "messages": [{"role": "user", "content": "What is an ibex?"}]}
+    url = f"{target.base_url}/chat/completions"
+    answer = httpx.post(url, json=body, headers=dict(target.headers), timeout=30, trust_env=False)
+    served = answer.headers.get(_RUST_HEADER) == "true"
+    return "; it serves these requests" if served else "; this version serves these requests with its Python part"
+
+
 def _other(name: str, base_url: str, headers: Mapping[str, str], pid: int, provider: Target) -> Target:
-    return Target(name, base_url, headers, {name: [pid], PROVIDER: provider.groups[PROVIDER]}, [pid])
+    return Target(name, base_url, headers, {name: [pid], PROVIDER: provider.groups[PROVIDER]}, tree(pid))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ibex.adapters.clickhouse import engine_server
+from ibex.adapters.http_server.closable_protocol import ClosableHttpProtocol
 from ibex.adapters.http_server.response_cycle import ResponseCycle
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 from ibex.entrypoints.proxy_server import DrainingServer
@@ -27,6 +28,7 @@ PAGE: Final = (ROOT / "docs" / "adr" / "0048-private-names-of-dependencies.md").
 ROW: Final = re.compile(r"^\| `([\w.]+)` \| (.+) \|$", re.MULTILINE)
 LISTED: Final = {name: set(re.findall(r"`(\w+)`", names)) for name, names in ROW.findall(PAGE)}
 SUBCLASSES: Final = (
+    (ClosableHttpProtocol, HttpToolsProtocol),
     (LimitedHttpProtocol, HttpToolsProtocol),
     (ResponseCycle, RequestResponseCycle),
     (DrainingServer, uvicorn.Server),

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from harness.clickhouse import CLUSTER
 from harness.exchanges import an_exchange
 from harness.memory.traces import InMemoryTraces
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
@@ -30,15 +31,22 @@ class TraceStore(TraceSink, TraceHistory, Protocol):
     """Both ports of one store."""
 
 
-@pytest.fixture(params=["memory", pytest.param("server", marks=pytest.mark.integration)])
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("server", marks=pytest.mark.integration),
+        pytest.param("cluster", marks=pytest.mark.integration),
+    ]
+)
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[TraceStore]:
     """An empty store of each kind in turn."""
     if request.param == "memory":
         yield InMemoryTraces(SystemClock())
         return
-    database = request.getfixturevalue("module_clickhouse")
-    database.empty()
-    traces = ClickHouseTraces(database.url)
+    fixture = "module_clickhouse" if request.param == "server" else "module_cluster"
+    database, cluster = request.getfixturevalue(fixture), CLUSTER if request.param == "cluster" else None
+    database.empty("llm_traces" if cluster is None else "llm_traces_local")
+    traces = ClickHouseTraces(database.url, cluster=cluster)
     await traces.open()
     yield traces
     await traces.close()

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from harness.clickhouse import CLUSTER
 from harness.exchanges import a_refusal, an_exchange
 from harness.memory.traces import InMemoryTraces
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
@@ -34,6 +35,7 @@ class TraceStore(TraceSink, TraceHistory, Protocol):
         "memory",
         pytest.param("server", marks=pytest.mark.integration),
         pytest.param("chdb", marks=pytest.mark.integration),
+        pytest.param("cluster", marks=pytest.mark.integration),
     ]
 )
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[TraceStore]:
@@ -41,9 +43,10 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[TraceStore]:
     if request.param == "memory":
         yield InMemoryTraces(SystemClock())
         return
-    database = request.getfixturevalue("module_clickhouse" if request.param == "server" else "module_chdb")
-    database.empty()
-    traces = ClickHouseTraces(database.url)
+    fixture = {"server": "module_clickhouse", "chdb": "module_chdb", "cluster": "module_cluster"}[request.param]
+    database, cluster = request.getfixturevalue(fixture), CLUSTER if request.param == "cluster" else None
+    database.empty("llm_traces" if cluster is None else "llm_traces_local")
+    traces = ClickHouseTraces(database.url, cluster=cluster)
     await traces.open()
     yield traces
     await traces.close()

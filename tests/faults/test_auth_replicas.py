@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TOKENS: Final = 3
 CLIENTS: Final = 8
 A_SECOND: Final = 200.0
+DRAIN_DELAY: Final = "1"
 ASKED: Final = 200
 """How many requests are answered in each state before the next one."""
 
@@ -37,7 +38,13 @@ def stack(
     """Two auth replicas, and two workers that call them."""
     folder = tmp_path_factory.mktemp("replicas")
     with AuthReplicas.running(
-        module_postgres, module_clickhouse, module_redis.url, folder, tokens=TOKENS, **PATIENCE
+        module_postgres,
+        module_clickhouse,
+        module_redis.url,
+        folder,
+        tokens=TOKENS,
+        IBEX_DRAIN_DELAY=DRAIN_DELAY,
+        **PATIENCE,
     ) as running:
         yield running
 
@@ -68,7 +75,7 @@ def _wait_until_asked(stack: AuthReplicas, number: int) -> None:
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
 def test_no_request_fails_while_a_replica_restarts(stack: AuthReplicas, by: signal.Signals) -> None:
-    """The replica stops gracefully or is killed. The workers call it again afterwards."""
+    """The replica drains and stops, or is killed. The workers call it again afterwards."""
     with _under_load(stack) as load:
         began = time.monotonic()
         stack.restart(0, by)

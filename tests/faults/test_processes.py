@@ -202,6 +202,22 @@ def test_a_process_without_file_descriptors_returns_503(served: Served) -> None:
     assert len(served.provider.requests) == 1
 
 
+def test_a_worker_without_auth_and_redis_is_replaced_at_sighup(installation: Installation, tmp_path: Path) -> None:
+    """A supervisor with one worker needs no more servers than a process that serves by itself."""
+    with ScriptedOpenAI.in_thread() as provider:
+        environ = {**installation.environ, "OPENAI_BASE_URL": provider.base_url}
+        served = Served(provider, IbexProcess.spawn(["serve", "--workers", "1"], environ, tmp_path), installation.token)
+        try:
+            served.process.process.send_signal(signal.SIGHUP)
+            served.process.wait_for_line("all workers are replaced", START_TIMEOUT_S)
+            provider.put(completion("well"))
+            with RawClient.connected(served.address) as client:
+                client.send(served.chat(stream=False))
+                assert client.response().status == 200
+        finally:
+            assert served.process.stop(signal.SIGTERM) == 0, served.process.lines
+
+
 def _idle(served: Served) -> RawClient:
     """Return an idle connection that has already served a request."""
     client = RawClient(served.address)

@@ -10,15 +10,16 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode, urlsplit, urlunsplit
 from uuid import uuid4
 
 import pytest
 
 from ibex.adapters.clickhouse.connection import ClickHouseAddress, disconnect
 from ibex.adapters.clickhouse.engine import ClickHouseEngine
-from ibex.adapters.clickhouse.migrate import migrate
+from ibex.adapters.clickhouse.layout import Layout
+from ibex.adapters.clickhouse.migrate import migrate, migrations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,10 +47,11 @@ class ClickHouseDatabase:
         disconnect(client)
         return "\n".join(map(str, rows))
 
-    def empty(self) -> None:
+    def empty(self, table: str = "llm_traces") -> None:
         """Remove every trace and every record of an inserted batch."""
         client = self.client()
-        client.command("TRUNCATE TABLE {name:Identifier}.llm_traces", parameters={"name": self.name})
+        bound = {"name": self.name, "table": table}
+        client.command("TRUNCATE TABLE {name:Identifier}.{table:Identifier}", parameters=bound)
         disconnect(client)
 
     def drop(self) -> None:
@@ -105,22 +107,62 @@ def clickhouse(empty_clickhouse: ClickHouseDatabase) -> ClickHouseDatabase:
     return empty_clickhouse
 
 
+CLUSTER: Final = "alone"
+"""The name of a cluster whose only server is the engine in this process."""
+_CONFIGURATION: Final = f"""
+<clickhouse>
+    <tcp_port>9000</tcp_port>
+    <remote_servers><{CLUSTER}><shard><replica><host>127.0.0.1</host><port>9000</port></replica></shard></{CLUSTER}></remote_servers>
+</clickhouse>
+"""
+
+
 @pytest.fixture(scope="session")
-def engine_in_memory() -> Iterator[Engine]:
+def chdb_options(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The options of the engine in this process, which make it a cluster of one server. It listens on no port."""
+    configuration = tmp_path_factory.mktemp("chdb") / "configuration.xml"
+    configuration.write_text(_CONFIGURATION)
+    return urlencode({"config-file": configuration})
+
+
+@pytest.fixture(scope="session")
+def engine_in_memory(chdb_options: str) -> Iterator[Engine]:
     """The engine in this process. It keeps its memory tables when clients of ``chdb://`` disconnect."""
     # Imported here, because the engine loads slowly and most runs do not need it.
     from ibex.adapters.clickhouse.engine_statements import Engine  # noqa: PLC0415
 
-    engine = Engine(":memory:")
+    engine = Engine(f":memory:?{chdb_options}")
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
-def module_chdb(engine_in_memory: Engine) -> Iterator[ClickHouseDatabase]:  # noqa: ARG001 - it has to run
+def module_chdb(engine_in_memory: Engine, chdb_options: str) -> Iterator[ClickHouseDatabase]:  # noqa: ARG001 - it has to run
     """A database with the newest schema in the engine in this process, shared by the tests of a module."""
-    name = f"test_{uuid4().hex}"
-    database = ClickHouseDatabase(f"chdb://?database={name}", name)
+    database = _chdb(chdb_options)
     migrate(database.url)
     yield database
     database.drop()
+
+
+@pytest.fixture(scope="module")
+def module_cluster(engine_in_memory: Engine, chdb_options: str) -> Iterator[ClickHouseDatabase]:  # noqa: ARG001 - it has to run
+    """A database with the tables of a cluster of one server, shared by the tests of a module.
+
+    The table that is written to is not replicated, because the engine has no Keeper. The one in front is Distributed.
+    """
+    database = _chdb(chdb_options)
+    migrate(database.url)
+    client = database.client()
+    name = {"name": database.name}
+    client.command("RENAME TABLE {name:Identifier}.llm_traces TO {name:Identifier}.llm_traces_local", parameters=name)
+    (_, front) = Layout(database.name, CLUSTER).render(migrations()[0].statements[0])
+    client.command(front.replace(f" ON CLUSTER '{CLUSTER}'", ""))
+    disconnect(client)
+    yield database
+    database.drop()
+
+
+def _chdb(options: str) -> ClickHouseDatabase:
+    name = f"test_{uuid4().hex}"
+    return ClickHouseDatabase(f"chdb://?database={name}&{options}", name)

@@ -1,4 +1,9 @@
-"""Processor time from /proc, by group of processes and for the whole machine."""
+"""Processor time from /proc, by group of processes and for the whole machine.
+
+A process's time is in ticks of 10 ms in ``stat``, which is a tenth of what nginx uses in some seconds at 400 requests a
+second. The times of its threads in ``schedstat``, if the kernel has it, are in nanoseconds, but without threads that
+have ended. Neither is too high, so the larger counts.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +33,21 @@ def tree(pid: int) -> list[int]:
 
 def used_s(pids: Iterable[int]) -> float:
     """Return the processor time that running processes have used so far, in seconds."""
-    total = 0
+    total_s = 0.0
     for pid in pids:
         with suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-            total += int(fields[_USER]) + int(fields[_SYSTEM])
-    return total * _TICK_S
+            total_s += max((int(fields[_USER]) + int(fields[_SYSTEM])) * _TICK_S, _threads_s(pid))
+    return total_s
+
+
+def _threads_s(pid: int) -> float:
+    """Return the processor time of a process's running threads in seconds; 0 if the kernel does not tell."""
+    total_ns = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # the thread ended meanwhile
+            total_ns += int((thread / "schedstat").read_text().split()[0])
+    return total_ns / 1e9
 
 
 def machine_used_s() -> float:

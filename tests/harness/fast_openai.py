@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 _TOLD_CHARACTERS = 80
 _COMPLETION = {
-    "id": "chatcmpl-fast",
+    "id": "chatcmpl-%s",  # of all fields the one that every gateway passes on
     "object": "chat.completion",
     "created": 1_767_323_045,
     "model": "gpt-4o-2024-08-06",
-    "system_fingerprint": "%s",
+    "system_fingerprint": "fp_fast",
     "choices": [
         {
             "index": 0,
@@ -78,7 +78,7 @@ def _answer(note: str) -> bytes:
     return head % len(body) + body
 
 
-_INSTANT = _answer("fp_fast")
+_INSTANT = _answer("fast")
 _END_OF_STREAM = chunked(_LAST) + chunked(DONE) + chunked(b"")
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 STOP_TIMEOUT_S = 30
 _END = "(end of output)"
 _MUCH = 1 << 20
+_DEFAULTS = {"PYTHONUNBUFFERED": "1", "IBEX_DRAIN_DELAY": "0"}  # no load balancer has to notice that a process ends
 
 
 @dataclass
@@ -47,7 +48,7 @@ class IbexProcess:
         """
         process = subprocess.Popen(
             [*prefix, python, "-m", module, *arguments],
-            env={"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONUNBUFFERED": "1", **environ},
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), **_DEFAULTS, **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -93,7 +93,7 @@ class Production:
 
     def spawn_proxy(self, workers: int, **environ: str) -> IbexProcess:
         """Start a proxy without waiting for it."""
-        return self._spawn(["serve", "--workers", str(workers)], environ)
+        return self._spawn(["serve", *(("--workers", str(workers)) if workers > 1 else ())], environ)
 
     def _spawn(self, arguments: list[str], environ: Mapping[str, str]) -> IbexProcess:
         return IbexProcess.spawn(arguments, {**self.environ, **environ}, self.folder, python=self.python)

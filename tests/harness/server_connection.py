@@ -25,6 +25,7 @@ class RecordingTransport(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.writings: list[bytes] = []
+        self.something_written = asyncio.Event()
         self.aborted = False
         self.half_closed = False
         self.is_read = True
@@ -34,6 +35,13 @@ class RecordingTransport(asyncio.Transport):
         """Record written data."""
         self.written += bytes(data)
         self.writings.append(bytes(data))
+        self.something_written.set()
+
+    async def until_written(self, wanted: bytes) -> None:
+        """Return once these bytes were written."""
+        while wanted not in self.written:
+            self.something_written.clear()
+            await self.something_written.wait()
 
     def writelines(self, list_of_data: Any) -> None:
         """Record data that was written in one call."""

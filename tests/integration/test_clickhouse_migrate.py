@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ibex.adapters.clickhouse.connection import disconnect
-from ibex.adapters.clickhouse.migrate import Migration, MigrationError, migrate, migrations
+from ibex.adapters.clickhouse.migrate import Migration, MigrationError, NewerSchemaError, migrate, migrations, pending
 from ibex.adapters.clickhouse.trace_queries import COLUMNS
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def test_the_table_has_the_specified_layout(clickhouse: ClickHouseDatabase) -> N
     assert table["partition_key"] == "toYYYYMM(requested_at)"
     assert table["sorting_key"] == "org_id, agent_id, requested_at"
     assert "TTL toDate(requested_at) + toIntervalDay(90)" in table["engine_full"]
-    assert "non_replicated_deduplication_window = 10000" in table["engine_full"]
+    assert "non_replicated_deduplication_window = 72000" in table["engine_full"]
     with connected(clickhouse) as client:
         described = client.query(
             "DESCRIBE TABLE {name:Identifier}.llm_traces", parameters={"name": clickhouse.name}
@@ -116,6 +116,28 @@ def test_the_time_to_live_is_that_of_the_setting(clickhouse: ClickHouseDatabase)
         assert migrate(clickhouse.url, ttl_days=days) == []
 
 
+def test_the_deduplication_window_is_of_an_hour_of_batches(clickhouse: ClickHouseDatabase) -> None:
+    """A higher rate is applied and returned once. A lower one leaves the window as it is."""
+    assert migrate(clickhouse.url, batches_per_second=100) == ["a deduplication window of 360000 batches"]
+    assert "non_replicated_deduplication_window = 360000" in _table(clickhouse)["engine_full"]
+    assert migrate(clickhouse.url, batches_per_second=100) == []
+    assert migrate(clickhouse.url, batches_per_second=1) == []
+
+
+def test_a_table_of_a_single_server_is_not_made_one_of_a_cluster(clickhouse: ClickHouseDatabase) -> None:
+    """Its rows would not be copied, so nothing changes."""
+    before = _table(clickhouse)
+    with pytest.raises(MigrationError, match=r"llm_traces .* belongs to a single server \(MergeTree\); name another"):
+        migrate(clickhouse.url, cluster="main")
+    assert _table(clickhouse) == before
+
+
+def test_a_server_without_a_cluster_is_reported(empty_clickhouse: ClickHouseDatabase) -> None:
+    """The message says where its clusters are listed."""
+    with pytest.raises(MigrationError, match=r"code 701: the server knows no such cluster; see .* system\.clusters"):
+        migrate(empty_clickhouse.url, cluster="no-such-cluster")
+
+
 def _next(name: str, later: int = 1) -> str:
     """Return a file name with a version this many after IBEX's last one."""
     return f"{len(NAMES) + later:04}_{name}"
@@ -149,11 +171,23 @@ def test_a_file_that_was_changed_after_its_application_is_refused(clickhouse: Cl
         migrate(clickhouse.url, files=changed)
 
 
+def test_pending_migrations_are_listed_without_a_change(empty_clickhouse: ClickHouseDatabase) -> None:
+    """This includes the database itself and the time to live."""
+    assert pending(empty_clickhouse.url) == NAMES
+    assert pending(empty_clickhouse.url) == NAMES
+    migrate(empty_clickhouse.url, files=migrations()[:2])
+    assert pending(empty_clickhouse.url) == NAMES[2:]
+    migrate(empty_clickhouse.url)
+    assert pending(empty_clickhouse.url) == []
+    assert pending(empty_clickhouse.url, ttl_days=7) == ["a time to live of 7 days"]
+    assert migrate(empty_clickhouse.url) == []
+
+
 def test_a_newer_database_is_refused(clickhouse: ClickHouseDatabase) -> None:
     """An older program does not touch the schema of a newer one."""
     newer = Migration(_next("newer"), "SELECT 1;")
     migrate(clickhouse.url, files=[*migrations(), newer])
-    with pytest.raises(MigrationError, match=f"at version {newer.version}"):
+    with pytest.raises(NewerSchemaError, match=f"at version {newer.version}"):
         migrate(clickhouse.url)
 
 

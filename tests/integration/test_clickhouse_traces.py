@@ -89,14 +89,14 @@ async def test_a_batch_whose_response_was_lost_counts_once(clickhouse: ClickHous
         )
         traces = ClickHouseTraces(urlunsplit(parts._replace(netloc=address)), timeout_s=1)
         await traces.open()
-        await traces.ping()
+        await traces.write([_trace(emitter_seq=9)], "an-earlier-batch")
         relay.hold_answers()
         batch = [_trace(emitter_seq=n) for n in range(3)]
         with pytest.raises(SinkUnavailableError):
             await traces.write(batch, "a-batch")
-        assert _tell(clickhouse, "SELECT count() FROM {name:Identifier}.llm_traces") == 3
+        assert _tell(clickhouse, "SELECT count() FROM {name:Identifier}.llm_traces") == 4
         relay.cut()
         relay.heal()
         await traces.write(batch, "a-batch")
-        assert len(await traces.tail(ORG, 10)) == 3
+        assert len(await traces.tail(ORG, 10)) == 4
         await traces.close()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 PATIENCE_S = 60.0
+HANGUPS_APART_S = 0.2
+"""Both the shell and the system send SIGHUP when a terminal closes."""
 QUESTION = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello there"}]}
 
 
@@ -208,14 +210,19 @@ def hangup_by_default() -> Iterator[None]:
 
 @pytest.mark.usefixtures("hangup_by_default")
 def test_closing_the_terminal_stops_all_processes() -> None:
-    """SIGHUP stops the servers both while they serve and while they start."""
+    """SIGHUP stops the servers both while they serve and while they start. A second one does not stop the cleanup."""
     with folder_of_its_own() as folder:
         running = IbexDev.start(folder / "home", {})
         assert len(processes_on(running.home)) >= 3
+        running.running.process.send_signal(signal.SIGHUP)
+        running.wait_for_line("stopping", PATIENCE_S)
+        time.sleep(HANGUPS_APART_S)
         assert running.stop(signal.SIGHUP) == 0, "\n".join(running.lines)
         assert processes_on(running.home) == []
         starting = IbexProcess.spawn(["--home", str(folder / "home"), "dev", "--port", "0"], {}, folder)
         starting.wait_for_line("starting PostgreSQL", 30)
+        starting.process.send_signal(signal.SIGHUP)  # from the shell, and then from the system
+        time.sleep(HANGUPS_APART_S)
         assert starting.stop(signal.SIGHUP) == 128 + signal.SIGTERM
         assert processes_on(folder / "home") == []
 

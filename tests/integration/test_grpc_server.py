@@ -287,6 +287,18 @@ async def test_an_unknown_method_is_unimplemented(scene: Scene) -> None:
     assert scene.observer.calls == []
 
 
+async def test_a_draining_server_answers_calls_but_does_not_report_serving(scene: Scene) -> None:
+    """A proxy that has not moved to another replica yet loses no call."""
+    async with grpc.aio.insecure_channel(f"{LOOPBACK}:{scene.server.port}") as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service=SERVICE)
+        assert (await health.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
+        scene.server.begin_to_drain()
+        assert (await health.Check(request)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+    assert (await scene.validate(scene.identity.token)).token_id == str(scene.identity.token.token_id)
+
+
 async def test_stopping_lets_a_call_finish() -> None:
     """The response arrives within the grace period. Then the port is closed. Stopping is idempotent."""
     identity = await Identity.settled()

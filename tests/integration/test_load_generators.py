@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.cpu_time import machine_used_s, memory_mb, metered, tree
+from harness.cpu_time import machine_used_s, memory_mb, metered, tree, used_s
 from harness.nginx import nginx, nginx_program
 from harness.request_load import as_fast_as_answered, at_a_rate, chat_request, responses_request
 from harness.servers import fast_provider, fast_provider_process, free_port
@@ -21,6 +24,15 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
+_WORK = """
+import sys, time
+print(flush=True)
+for _ in sys.stdin:
+    began = time.process_time()
+    while time.process_time() - began < 0.002:
+        pass
+    print(flush=True)
+"""
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
 
@@ -141,3 +153,22 @@ def test_cpu_time_is_attributed_to_the_processes_that_used_it() -> None:
     assert use.by_group["provider"] > 0
     assert use.by_group["this"] > 0
     assert machine_used_s() > use.machine_s > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel counts ticks only")
+def test_cpu_time_is_finer_than_a_tick() -> None:
+    """A small proxy uses some ticks in a whole measurement. A process that waits is told exactly."""
+    command = [sys.executable, "-c", _WORK]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        used = []
+        for _ in range(5):
+            before = used_s([process.pid])
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            process.stdout.readline()
+            used.append(used_s([process.pid]) - before)
+        process.stdin.close()
+    assert 0.0005 < sorted(used)[2] < 0.009

@@ -12,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint
 
+from harness.command import run_ibex
 from harness.process import IbexProcess
 from harness.servers import free_port
 from ibex.adapters.postgres import migrate
@@ -20,6 +21,7 @@ from ibex.adapters.postgres.tables import METADATA
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
 
 pytestmark = pytest.mark.integration
@@ -113,6 +115,84 @@ def test_a_failed_migration_leaves_nothing(empty_postgres: PostgresDatabase) -> 
     with pytest.raises(migrate.MigrationError, match="change_incarnation"):
         migrate.upgrade(empty_postgres.owner_url)
     assert _objects(empty_postgres) == before
+
+
+def test_pending_migrations_are_listed_without_a_change(empty_postgres: PostgresDatabase) -> None:
+    """They are listed in order. Afterwards there are none."""
+    url = empty_postgres.owner_url
+    before = _objects(empty_postgres)
+    revisions = list(migrate.pending(url))
+    assert (revisions[0], revisions[-1], revisions) == ("0001", migrate.head(), sorted(revisions))
+    assert _objects(empty_postgres) == before
+    migrate.upgrade(url, "0002")
+    assert list(migrate.pending(url)) == revisions[2:]
+    migrate.upgrade(url)
+    assert list(migrate.pending(url)) == []
+
+
+def test_a_migration_gives_up_if_a_transaction_keeps_a_table_locked(empty_postgres: PostgresDatabase) -> None:
+    """It never waits long, because the proxies' statements would wait behind it. The error says what to do."""
+    url = empty_postgres.owner_url
+    migrate.upgrade(url, "0008")
+    with psycopg.connect(url) as other:
+        other.execute("SELECT count(*) FROM checkpoints")  # holds a lock until the end of the transaction
+        with pytest.raises(migrate.MigrationError, match=r"another transaction holds a lock .* pg_stat_activity"):
+            migrate.upgrade(url, attempts=2)
+    assert migrate.current(url) == "0008"
+
+
+async def test_a_migration_waits_until_a_table_is_not_locked(empty_postgres: PostgresDatabase) -> None:
+    """Meanwhile statements of others do not wait for longer than the lock timeout."""
+    url = empty_postgres.owner_url
+    migrate.upgrade(url, "0008")
+    with psycopg.connect(url) as other, psycopg.connect(url, autocommit=True) as third:
+        other.execute("SELECT count(*) FROM checkpoints")
+        migrating = asyncio.create_task(asyncio.to_thread(migrate.upgrade, url))
+        while not third.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # the server sends no notification
+        third.execute(f"SET statement_timeout = '{migrate.LOCK_TIMEOUT_S + 5}s'".encode())
+        third.execute("SELECT count(*) FROM checkpoints")
+        assert not migrating.done()
+        other.rollback()
+        assert await migrating == migrate.head()
+
+
+def test_a_newer_schema_stays_as_it_is(empty_postgres: PostgresDatabase) -> None:
+    """The error names both revisions, so that a user knows which version of IBEX to run."""
+    url = empty_postgres.owner_url
+    migrate.upgrade(url)
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    for act in (migrate.upgrade, migrate.pending):
+        with pytest.raises(migrate.NewerSchemaError, match=f"at revision 9999, .* up to {migrate.head()}"):
+            act(url)
+    assert migrate.current(url) == "9999"
+
+
+def test_the_check_of_migrations_has_an_exit_code(
+    empty_postgres: PostgresDatabase, empty_clickhouse: ClickHouseDatabase, tmp_path: Path
+) -> None:
+    """It is 3 if migrations are pending, which it names. An older version accepts the schema of a newer one."""
+    environ = {"IBEX_OWNER_DATABASE_URL": empty_postgres.owner_url, "IBEX_CLICKHOUSE_URL": empty_clickhouse.url}
+
+    def ibex(*arguments: str) -> tuple[int, str]:
+        done = run_ibex(tmp_path / ".ibex", environ, *arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    code, told = ibex("migrate", "--check")
+    assert code == 3
+    assert f"PostgreSQL: {', '.join(migrate.pending(empty_postgres.owner_url))} pending." in told
+    assert "ClickHouse: 0001_llm_traces, " in told
+    assert ibex("migrate")[0] == 0
+    assert ibex("migrate", "--check") == (0, "PostgreSQL is up to date.\nClickHouse is up to date.\n")
+
+    with psycopg.connect(empty_postgres.owner_url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    for arguments in (("migrate", "--check"), ("migrate",)):
+        code, told = ibex(*arguments)
+        assert code == 0
+        assert f"the schema is at revision 9999, this version of IBEX knows those up to {migrate.head()}" in told
+        assert "To migrate, run `ibex migrate` of the newer version." in told
 
 
 def test_the_migrated_schema_matches_the_tables(migrated_postgres: PostgresDatabase) -> None:

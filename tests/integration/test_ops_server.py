@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
+MANY = 10_000
 OPS = {"IBEX_OPS_LISTEN": "127.0.0.1:0", "IBEX_BASE_PATH": "/gateway"}
 
 
@@ -106,6 +107,44 @@ def test_an_address_that_cannot_be_bound_is_named_with_its_setting(
 
     assert proxy.wait() == 1
     assert proxy.lines[-2].startswith("ibex: IBEX_OPS_LISTEN cannot be used: "), proxy.lines
+
+
+def test_the_second_address_stays_while_sighup_replaces_the_workers(production: Production) -> None:
+    """It is ready all the time. Another address in the settings needs a restart, as a warning says."""
+    dotenv = production.folder / ".env"
+    dotenv.write_text("IBEX_OPS_LISTEN=127.0.0.1:0\n")
+    public = production.start_proxy(2)
+    ops, proxy, before = ops_address(production), production.processes[-1], production.workers()
+    dotenv.write_text("IBEX_HOST=127.0.0.1\n")
+    proxy.process.send_signal(signal.SIGHUP)
+
+    statuses: list[int] = []
+    while not any("all workers are replaced" in line for line in proxy.lines):
+        assert len(statuses) < MANY
+        statuses += [get(f"{ops}/ready").status_code, get(f"{ops}/metrics").status_code]
+
+    assert not before & production.workers()
+    assert set(statuses) == {get(f"{ops}/ready").status_code} == {200}
+    assert get(f"{public}/metrics").status_code == 404
+    assert any("IBEX_OPS_LISTEN has changed" in line for line in proxy.lines)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_second_address_is_not_ready_during_the_drain_delay(production: Production, workers: int) -> None:
+    """It still has the metrics. A second SIGINT ends the delay."""
+    public = production.start_proxy(workers, **OPS, IBEX_DRAIN_DELAY="60")
+    ops, proxy = ops_address(production), production.processes[-1]
+    assert get(f"{public}/ready").status_code == 200
+
+    proxy.process.send_signal(signal.SIGTERM)
+    while get(f"{ops}/ready").status_code == 200:
+        pass
+    assert get(f"{ops}/ready").status_code == 503
+    assert get(f"{ops}/metrics").status_code == 200
+
+    assert proxy.stop(signal.SIGINT) == 0
+    with pytest.raises(httpx.ConnectError):
+        get(f"{ops}/health")
 
 
 def test_the_second_address_answers_until_the_proxy_ends(production: Production) -> None:

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import select
 import signal
+import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import uvicorn
 
 from harness.process import IbexProcess
-from ibex.entrypoints.proxy_server import address_of, listen, serve_http
+from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
+from ibex.entrypoints.listening import address_of, let_handshakes_end, listen, shut_down
+from ibex.entrypoints.proxy_server import DrainingServer, DrainTimes, serve_http
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ibex.adapters.http_server.closable_protocol import ClosableHttpProtocol
+
 pytestmark = pytest.mark.integration
+
+REQUEST = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
 @pytest.fixture
@@ -77,7 +87,9 @@ async def test_serving_ends_after_cancelled_requests_have_finished(listener: soc
                 await asyncio.sleep(0)
             recorded.set()
 
-    serving = asyncio.create_task(serve_http(app, listener, Settings(shutdown_timeout_s=1), lambda: None))
+    serving = asyncio.create_task(
+        serve_http(app, listener, Settings(drain_delay_s=0, shutdown_timeout_s=1), lambda: None)
+    )
     async with httpx.AsyncClient(trust_env=False) as client:
         asking = asyncio.create_task(client.get(address_of(listener)))
         await arrived.wait()
@@ -97,7 +109,9 @@ async def test_a_signal_lets_a_running_request_finish(listener: socket.socket) -
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
         await send({"type": "http.response.body", "body": b"done"})
 
-    serving = asyncio.create_task(serve_http(app, listener, Settings(shutdown_timeout_s=10), drained.set))
+    serving = asyncio.create_task(
+        serve_http(app, listener, Settings(drain_delay_s=0, shutdown_timeout_s=10), drained.set)
+    )
     async with httpx.AsyncClient(trust_env=False) as client:
         asking = asyncio.create_task(client.get(address_of(listener)))
         await arrived.wait()
@@ -108,3 +122,73 @@ async def test_a_signal_lets_a_running_request_finish(listener: socket.socket) -
         answer = await asking
     await serving
     assert answer.text == "done"
+
+
+async def test_a_request_that_has_arrived_but_is_not_read_keeps_its_connection(listener: socket.socket) -> None:
+    """The connection is idle for the event loop when the drain delay ends. The request gets its response."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    connections: list[ClosableHttpProtocol] = []
+
+    class Protocol(LimitedHttpProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base
+            super().connection_made(transport)
+            connections.append(self)
+
+    config = uvicorn.Config(app, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False)
+    server = DrainingServer(config, lambda: None, DrainTimes(0, 5))
+    listener.listen()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    writer.write(REQUEST)
+    assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200 OK")
+    writer.write(REQUEST)  # sent at once; the event loop does not read before the next line
+    connections[0].shutdown()
+    assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200 OK")
+
+    connections[0].shutdown()
+    assert await reader.read() == b""
+    os.kill(os.getpid(), signal.SIGTERM)
+    await serving
+    writer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can filter the packets of a socket")
+async def test_a_socket_that_closes_refuses_late_connections_and_resets_none(listener: socket.socket) -> None:
+    """A connection that waits is accepted. One that comes later repeats its first packet after a second."""
+    listener.listen()
+    listener.settimeout(0)
+    with socket.socket() as waiting, socket.socket() as late:
+        waiting.connect(listener.getsockname())
+        await let_handshakes_end([listener])
+        late.settimeout(0)
+        assert late.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+        accepted, _ = listener.accept()
+        accepted.close()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        shut_down(listener)
+        assert (await asyncio.to_thread(select.select, [], [late], [], 10))[1] == [late]
+        assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+async def test_a_hangup_or_an_interrupt_drains_like_sigterm(listener: socket.socket, number: signal.Signals) -> None:
+    """The process serves by itself, so there is nothing to replace."""
+    drained = asyncio.Event()
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ``nohup`` would ignore it
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    serving = asyncio.create_task(serve_http(app, listener, Settings(drain_delay_s=0), drained.set))
+    async with httpx.AsyncClient(trust_env=False) as client:
+        assert (await client.get(address_of(listener))).status_code == 200
+    os.kill(os.getpid(), number)
+    await serving
+    assert drained.is_set()
+    signal.signal(signal.SIGHUP, previous)

@@ -67,7 +67,7 @@ def test_serve_uses_the_bootstrapped_installation_and_stops_on_sigterm(
 def test_a_missing_database_url_is_named_in_the_error() -> None:
     """The command fails before it connects to any server."""
     with pytest.raises(SettingsError, match="IBEX_DATABASE_URL"):
-        serve({})
+        serve(dict)
 
 
 PRODUCTION = {

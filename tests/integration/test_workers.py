@@ -18,7 +18,8 @@ from harness.production import START_TIMEOUT_S, Production
 from ibex.entrypoints import workers
 from ibex.entrypoints.home import Home
 from ibex.entrypoints.settings import Settings
-from ibex.entrypoints.workers import WorkerSlot, supervise
+from ibex.entrypoints.worker_process import WorkerSlot
+from ibex.entrypoints.workers import supervise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,4 +160,5 @@ def test_several_workers_require_auth_and_redis(production: Production) -> None:
 
 def test_a_worker_slot_can_be_parsed_from_its_string() -> None:
     """The string is an argument of the worker's command line."""
-    assert WorkerSlot.parse(str(WorkerSlot(3, 5, 1, 7))) == WorkerSlot(3, 5, 1, 7)
+    slot = WorkerSlot(3, 5, 1, 7, ops=9)
+    assert WorkerSlot.parse(str(slot)) == slot

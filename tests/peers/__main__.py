@@ -1,9 +1,8 @@
 """`make peers`: servers that implement OpenAI's API, called directly and through IBEX with the OpenAI SDK, as a table.
 
 Its cells: `ok`: both calls had the same result. `400`: both were refused with this status. `401>503`: IBEX correctly
-returns the second status for the first. `peer>503`: a stream without the content type of one. `peer`: the SDK cannot
-read the direct response. `-`: not supported by the peer. `IBEX`: a difference that IBEX causes, with exit code 1. ARGS
-selects some of the peers; -v prints the results.
+returns the second status for the first. `peer`: the SDK cannot read the direct response. `-`: not supported by the
+peer. `IBEX`: a difference that IBEX causes, with exit code 1. ARGS selects some of the peers; -v prints the results.
 """
 
 from __future__ import annotations
@@ -52,12 +51,11 @@ def _outcome(ask: Callable[[], object]) -> Outcome:
         return repr(error), _UNREADABLE
 
 
-def _verdict(direct: Outcome, through: Outcome, *, unlabelled: bool) -> str:
+def _verdict(direct: Outcome, through: Outcome) -> str:
     if direct[1] == _UNREADABLE:
         return "peer"
     if direct[1] is None:
-        ours = "peer>503" if unlabelled and through[1] == _UNAVAILABLE else IBEX_S_FAULT
-        return "ok" if direct == through else ours
+        return "ok" if direct == through else IBEX_S_FAULT
     if through[1] != (direct[1] if direct[1] in _PASSED_ON else _UNAVAILABLE):
         return IBEX_S_FAULT
     return f"{direct[1]}" if direct[1] == through[1] else f"{direct[1]}>{through[1]}"
@@ -71,7 +69,7 @@ class Stage:
         environ = {"OPENAI_API_KEY": key, "OPENAI_BASE_URL": base_url, "IBEX_OPENAI_MODELS": ",".join(map(str, models))}
         self._peer = peer
         self._direct = openai.OpenAI(base_url=base_url, api_key=key, max_retries=0)
-        self.dev = IbexDev.start(folder / key, environ | {"OPENAI_RETRY_BASE_DELAY": "0.1"})
+        self.dev = IbexDev.start(folder / key, environ | {"OPENAI_RETRY_BASE_DELAY": "0.1", **peer.ibex})
         self.dev.ibex_json("agent", "create", "bare")
         token = self.dev.ibex_json("token", "create", "--name", "peers", "--agent", "bare")["token"]
         self._through = openai.OpenAI(base_url=f"{self.dev.address}/v1", api_key=token, max_retries=0)
@@ -83,10 +81,7 @@ class Stage:
         if name == "rate limited" and not self._peer.limited:
             return "-", None
         direct, through = (_outcome(lambda to=to: scene(to, model)) for to in (self._direct, self._through))  # type: ignore[misc]
-        return _verdict(direct, through, unlabelled=self._peer.unlabelled and "streamed" in name), (
-            direct,
-            through,
-        )
+        return _verdict(direct, through), (direct, through)
 
     def recorded(self, name: str, scene: Scene, model: str) -> tuple[str, object]:
         """Return a cell for the record of a turn: its tokens, which the client did not request, and its end."""
@@ -109,13 +104,13 @@ class Stage:
 def _play(peer: Peer) -> Column:
     """Return the column of a peer: the cell and the results of each scene."""
     with ExitStack() as stack:
-        headers = {}
+        headers, url = {}, ""
         if peer.behind:
             PEERS[peer.behind].install()
             url = stack.enter_context(PEERS[peer.behind].running({}))
             headers = {"x-portkey-provider": "openai", "x-portkey-custom-host": url}
         peer.install()
-        base_url = stack.enter_context(peer.running(headers))
+        base_url = stack.enter_context(peer.running(headers, url))
         folder = stack.enter_context(folder_of_its_own())
         stage = Stage(peer, base_url, folder)
         stack.callback(stage.dev.stop)
@@ -130,7 +125,8 @@ def _play(peer: Peer) -> Column:
 
 def main(arguments: list[str]) -> int:
     """Run all scenes with the named peers, by default with all; return the exit code."""
-    names = [name for name in arguments if name != "-v"] or list(PEERS)
+    names = [name for name in arguments if name != "-v"]
+    names = names or [name for name, peer in PEERS.items() if not peer.only_bench]
     table: dict[str, Column] = {}
     for name in names:
         _say(f"{PEERS[name].package} ...")

@@ -42,7 +42,8 @@ class Peer:
     slow: str | None = None
     limited: str | None = None
     behind: str | None = None
-    unlabelled: bool = False
+    only_bench: bool = False
+    ibex: Mapping[str, str] = field(default_factory=dict)
 
     def install(self) -> None:
         """Create the environment of the peer, once for each version."""
@@ -67,18 +68,25 @@ class Peer:
         return (ENVIRONMENT / self.name / "installed").exists()
 
     @contextlib.contextmanager
-    def running(self, headers: Mapping[str, str]) -> Iterator[str]:
-        """Run the peer on a free port; yield its base URL. ``headers`` are added to the requests of a node server."""
-        with self.process(headers) as (base_url, _):
+    def running(self, headers: Mapping[str, str], upstream: str = "") -> Iterator[str]:
+        """Run the peer on a free port; yield its base URL. ``headers`` are added to the requests of a node server.
+
+        ``upstream`` is the base URL of the server that it forwards to.
+        """
+        with self.process(headers, upstream) as (base_url, _):
             yield base_url
 
     @contextlib.contextmanager
-    def process(self, headers: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    def process(self, headers: Mapping[str, str], upstream: str = "") -> Iterator[tuple[str, int]]:
         """Run the peer as ``running`` does; yield its process id as well, which is also its process group's."""
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = int(server.getsockname()[1])
         home = ENVIRONMENT / self.name
-        program, *arguments = self.command.replace("{port}", str(port)).split()
+
+        def filled(text: str) -> str:
+            return text.replace("{port}", str(port)).replace("{upstream}", upstream)
+
+        program, *arguments = filled(self.command).split()
         if program == "node":
             script, *arguments = arguments
             arguments = ["--require", str(HERE / "loopback.cjs"), str(home / "node_modules" / script), *arguments]
@@ -86,9 +94,10 @@ class Peer:
             program = str(home / "bin" / program)
         with tempfile.TemporaryDirectory(prefix="peer-") as name, (Path(name) / "output").open("w+") as output:
             for file, text in self.files.items():
-                (Path(name) / file).write_text(text)
+                (Path(name) / file).write_text(filled(text))
             environ = {"PATH": f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}", "HOME": name, "PORT": str(port)}
-            environ |= {"PEER_HEADERS": json.dumps(dict(headers)), **self.environ}
+            environ |= {"PEER_HEADERS": json.dumps(dict(headers))}
+            environ |= {variable: filled(value) for variable, value in self.environ.items()}
             process = subprocess.Popen(
                 [program, *arguments], cwd=name, env=environ, stdout=output, stderr=output, start_new_session=True
             )

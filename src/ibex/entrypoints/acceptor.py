@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import math
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,8 @@ PAUSE_S: Final = 0.1
 """The pause after the operating system could not accept another connection, for example for lack of descriptors."""
 LOG_INTERVAL_S: Final = 60.0
 """The minimum time between two warnings."""
+NOT_ACCEPTING: Final = 1 << 40
+"""The number of connections that a worker publishes once it accepts no more."""
 _LOG: Final = logging.getLogger("ibex.serve")
 
 
@@ -29,11 +32,17 @@ class ConnectionBalancer:
         """Use the segment with the index ``own`` for this worker. A single process passes no segments."""
         self._own = segments[own] if segments else None
         self._others = [segment for number, segment in enumerate(segments) if number != own]
+        self._has_left = False
 
     def publish(self, connections: int) -> None:
-        """Set the number of connections of this worker."""
-        if self._own is not None:
+        """Set the number of connections of this worker, unless it has left."""
+        if self._own is not None and not self._has_left:
             self._own.connections = connections
+
+    def leave(self) -> None:
+        """Leave all new connections to the other workers."""
+        self.publish(NOT_ACCEPTING)
+        self._has_left = True
 
     def is_ahead(self, connections: int) -> bool:
         """Return whether another worker has fewer connections. A worker that has not started yet does not count."""
@@ -61,17 +70,20 @@ class Acceptor:
         balancer: ConnectionBalancer,
         connections: Callable[[], int],
         close_one: Callable[[], object] | None = None,
+        on_shut_down: Callable[[], object] | None = None,
     ) -> None:
         """Start accepting from a listening socket, which the caller closes.
 
         ``connections`` returns the number of connections. ``close_one`` closes an idle connection; it is called if the
-        operating system cannot accept another one.
+        operating system cannot accept another one. ``on_shut_down`` is called if another process has shut the socket
+        down, so that nobody can connect to it any more.
         """
         self._listener = listener
         self._make_protocol = make_protocol
         self._balancer = balancer
         self._connections = connections
         self._close_one = close_one
+        self._on_shut_down = on_shut_down
         self._logged_at = -math.inf
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[None]] = set()
@@ -79,6 +91,11 @@ class Acceptor:
         self._closed = False
         listener.settimeout(0)
         self._resume()
+
+    def accept_waiting(self) -> None:
+        """Accept all connections that wait now."""
+        while not self._closed and self._accept():
+            pass
 
     def close(self) -> None:
         """Stop accepting. Idempotent."""
@@ -113,18 +130,25 @@ class Acceptor:
     def _connection_count(self) -> int:
         return self._connections() + len(self._connecting)
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Accept a connection. Return whether there was one."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):  # another worker accepted it, or the client disconnected
-            return
+            return False
         except OSError as error:
-            self._make_room(error)
-            return
+            if error.errno == errno.EINVAL:  # the socket does not listen any more
+                self.close()
+                if self._on_shut_down is not None:
+                    self._on_shut_down()
+            else:
+                self._make_room(error)
+            return False
         task = self._loop.create_task(self._connect(connection))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         self._balancer.publish(self._connection_count())
+        return True
 
     def _make_room(self, error: OSError) -> None:
         """Close an idle connection, and resume accepting after a pause."""

@@ -23,8 +23,9 @@ from ibex.entrypoints.containers import Management
 from ibex.entrypoints.environments import AuthAdapters, read_file
 from ibex.entrypoints.foreign_variables import ignored_variables
 from ibex.entrypoints.lifespan import in_background
+from ibex.entrypoints.listening import BACKLOG, address_of, listen
 from ibex.entrypoints.process_tuning import raise_limit
-from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
+from ibex.entrypoints.proxy_server import serve_http
 from ibex.entrypoints.settings import variables
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ async def _serve(settings: Settings, ops: socket.socket) -> None:
         drain=drain,
         observer=OpsTelemetry(adapters.metrics()),
     )
+
+    def begin_to_drain() -> None:
+        drain.begin()
+        server.begin_to_drain()
+
     async with AsyncExitStack() as stack:
         for resource in adapters.resources():
             stack.push_async_callback(resource.close)
@@ -84,7 +90,7 @@ async def _serve(settings: Settings, ops: socket.socket) -> None:
             raise OSError(f"{error}. Choose another address with IBEX_AUTH_LISTEN (port 0 for any free port)") from None
         ops.listen(BACKLOG)
         _LOG.info("serving gRPC on port %d, health and metrics on %s", server.port, address_of(ops))
-        await serve_http(ops_app, ops, settings, drain.begin)
+        await serve_http(ops_app, ops, settings, begin_to_drain)
 
 
 def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:

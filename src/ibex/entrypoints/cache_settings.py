@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ibex.entrypoints.http_settings import HttpSettings
+from ibex.entrypoints.clickhouse_settings import ClickHouseSettings
 from ibex.entrypoints.setting_values import (
     SECONDS,
     Secret,
@@ -18,7 +18,7 @@ from ibex.entrypoints.setting_values import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CacheSettings(HttpSettings):
+class CacheSettings(ClickHouseSettings):
     """Sizes and lifetimes of caches. Times are in seconds."""
 
     auth_cache_size: int = setting(

@@ -24,8 +24,8 @@ from ibex.adapters.journal.store import MIN_FREE_BYTES
 from ibex.adapters.postgres.reachable import connection_failure
 from ibex.domain.identity.model import PersonalAccessToken
 from ibex.domain.identity.token_hash import TokenPeppers
-from ibex.domain.record.sessions import SinkUnavailableError
 from ibex.domain.record.traces import NIL_ID
+from ibex.entrypoints.clickhouse_checks import check_clickhouse
 from ibex.entrypoints.diagnosis import DoctorCheck, Result, Verdict, ok
 from ibex.entrypoints.environments import OperatorAdapters, ProductionAdapters
 from ibex.entrypoints.refused_key import KEY_REFUSED, last_refusal
@@ -155,14 +155,9 @@ class _Doctor:
         if self._settings.clickhouse_url is None:
             return self._not_set("clickhouse_url")
         traces = self._operator.traces()
+        url = self._settings.clickhouse_url.reveal()
         async with _opened(traces):
-            await traces.ping()
-            try:
-                await traces.tail(NIL_ID, 1)
-            except SinkUnavailableError as error:
-                hint = "Run `ibex migrate` to create the table."
-                return Result(Verdict.FAILED, f"traces cannot be read: {error}", hint)
-        return ok("traces can be read")
+            return await check_clickhouse(traces, url, self._settings.clickhouse_cluster)
 
     async def redis(self) -> Result:
         link = self._operator.link()

@@ -22,16 +22,17 @@ from ibex.entrypoints.foreign_variables import is_of_kubernetes
 from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.keep_running import KeepRunning, Server
 from ibex.entrypoints.lifespan import in_background, running
+from ibex.entrypoints.listening import BACKLOG, address_of, listen
 from ibex.entrypoints.migrations import migrate
 from ibex.entrypoints.ops_server import listen_for_ops, serving_ops
 from ibex.entrypoints.process_tuning import prepare_descriptors
-from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
+from ibex.entrypoints.proxy_server import serve_http
 from ibex.entrypoints.settings import Settings
 from ibex.entrypoints.start_warnings import warn_of_environment
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
     from typing import TextIO
 
@@ -47,6 +48,8 @@ ANNOUNCED = (
     "IBEX_TOKEN_PEPPERS",
 )
 """The settings that other commands need to reach the running servers."""
+ONE_WORKER = "5"
+"""How many batches of traces a worker writes in a second, at most."""
 FIRST_DIRECTIVE = "You are a helpful assistant. Answer briefly and say so when you do not know."
 """The first agent's directive, until its operator changes it."""
 
@@ -90,6 +93,7 @@ class _Servers:
             "IBEX_AUTH_DATABASE_URL": self.postgres.url(AUTH_ROLE),
             "IBEX_OWNER_DATABASE_URL": self.postgres.url(OWNER_ROLE),
             "IBEX_CLICKHOUSE_URL": self.clickhouse.url,
+            "IBEX_CLICKHOUSE_CLUSTER": "",
         }
 
 
@@ -101,6 +105,9 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
     _end_on_hangup()
     with home.claim():
         own = {"IBEX_TOKEN_PEPPERS": home.token_peppers(), "IBEX_JOURNAL_DIR": str(home.journal)}
+        environ = {"IBEX_TRACE_BATCHES_PER_SECOND": ONE_WORKER, **environ}
+        if not environ.get("IBEX_DRAIN_DELAY", "").strip():
+            own["IBEX_DRAIN_DELAY"] = "0"  # no load balancer has to notice that it ends
         wanted = Settings.load({**environ, **own})
         with _open_log(home.log) as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             configure_logging(wanted.log_level, log)
@@ -128,6 +135,22 @@ def _end_on_hangup() -> None:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
+def _cancel_once() -> Callable[[], None]:
+    """Return a function that cancels the current task at its first call. Another cancellation would stop the cleanup.
+
+    When a terminal closes, both the shell and the system send SIGHUP.
+    """
+    tasks = [asyncio.current_task()]
+
+    def cancel() -> None:
+        while tasks:
+            task = tasks.pop()
+            if task is not None:
+                task.cancel()
+
+    return cancel
+
+
 def _open_log(path: Path) -> TextIO:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     return os.fdopen(descriptor, "a", buffering=1, encoding="utf-8")
@@ -136,9 +159,7 @@ def _open_log(path: Path) -> TextIO:
 async def _run(
     home: Home, environ: Mapping[str, str], wanted: Settings, console: Console, *, chosen_port: bool
 ) -> None:
-    current_task = asyncio.current_task()
-    if current_task is not None:  # ``serve_http`` replaces this handler
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current_task.cancel)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _cancel_once())  # ``serve_http`` replaces it
     with _listen(wanted, chosen=chosen_port) as listener, listen_for_ops(wanted, listener) or nullcontext() as ops:
         console.starting("PostgreSQL and the ClickHouse engine")
         async with _servers(home) as servers:

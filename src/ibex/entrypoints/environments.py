@@ -16,8 +16,6 @@ from ibex.adapters.grpc.tls import ClientTls
 from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
 from ibex.adapters.grpc.watch_service import WatchService
 from ibex.adapters.grpc.watch_streams import GrpcLiveTokens, GrpcWatch
-from ibex.adapters.http_client.httpx_transport import httpx_transport
-from ibex.adapters.http_client.transport import Http1Transport, default_transport
 from ibex.adapters.http_server.openapi import operation_paths
 from ibex.adapters.journal.directories import claim_any
 from ibex.adapters.journal.orphaned_journals import OrphanedSqliteJournals
@@ -27,10 +25,6 @@ from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import NoSharedDirectives
 from ibex.adapters.memory.shared_responses import NoSharedResponses
 from ibex.adapters.memory.watch import InProcessWatch
-from ibex.adapters.openai.config import ApiKey, OpenAIConfig
-from ibex.adapters.openai.echo import EchoProvider
-from ibex.adapters.openai.extra_headers import NO_HEADERS
-from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.postgres.change_log import PostgresChangeLog
 from ibex.adapters.postgres.database import POOL_SIZE, Database
 from ibex.adapters.postgres.directives import PostgresDirectives
@@ -58,17 +52,15 @@ from ibex.domain.directives.seal import Seal
 from ibex.domain.freshness.change_log import PruneChanges, WatchServer
 from ibex.domain.identity.management import VerifyAgent, VerifyToken
 from ibex.domain.identity.token_hash import TokenPeppers
-from ibex.domain.proxying.provider import Dialect, ProviderRegistry
 from ibex.entrypoints.checks import Journals, auth_checks, readiness_checks
-from ibex.entrypoints.openai_settings import StreamUsage, Transport
 from ibex.entrypoints.operations import OPERATIONS
+from ibex.entrypoints.provider_registry import provider_registry_of, transport_of
 from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-    import httpx
     from redis.credentials import CredentialProvider
 
     from ibex.adapters.redis.link import RedisObserver
@@ -77,6 +69,7 @@ if TYPE_CHECKING:
     from ibex.domain.directives.shared import SharedDirectives
     from ibex.domain.freshness.epochs import Epochs
     from ibex.domain.ids import IdSource
+    from ibex.domain.proxying.provider import ProviderRegistry
     from ibex.domain.record.received_responses import SharedResponses
     from ibex.entrypoints.setting_values import Secret
     from ibex.entrypoints.settings import Settings
@@ -94,16 +87,8 @@ def _peppers(peppers: Secret[dict[str, bytes]]) -> TokenPeppers:
     return TokenPeppers(peppers.reveal())
 
 
-def _traces(url: Secret[str]) -> ClickHouseTraces:
-    return ClickHouseTraces(url.reveal())
-
-
-def _provider_registry(settings: Settings, transport: httpx.AsyncBaseTransport, clock: Clock) -> ProviderRegistry:
-    """Route the configured models to OpenAI or, without an API key, to the echo provider."""
-    key = settings.openai_api_key
-    if key is None:
-        return ProviderRegistry([EchoProvider(clock, settings.openai_models, first_byte_delay_s=settings.echo_delay_s)])
-    return ProviderRegistry([OpenAIProvider(_openai_config(settings, key.reveal()), transport, clock)])
+def _traces(url: Secret[str], cluster: str | None) -> ClickHouseTraces:
+    return ClickHouseTraces(url.reveal(), cluster=cluster)
 
 
 def _metrics(
@@ -114,49 +99,6 @@ def _metrics(
     routes = [path for operation in OPERATIONS for path in operation_paths(operation)]
     names = dict.fromkeys(name for _, name in routed.patterns)
     return Metrics(clock, journal, registry, providers=names, routes=routes)
-
-
-def _transport(settings: Settings) -> Http1Transport | httpx.AsyncBaseTransport:
-    chosen = settings.openai_transport
-    if chosen is Transport.DIRECT:
-        return default_transport(settings.openai_max_connections)
-    try:
-        return httpx_transport(
-            settings.openai_base_url, settings.openai_max_connections, http2=chosen is Transport.HTTP2
-        )
-    except ImportError:
-        raise SettingsError(
-            "IBEX_OPENAI_TRANSPORT is 'http2', which needs `pip install ibex-harness[http2]`."
-        ) from None
-    except ValueError as wrong:
-        raise SettingsError(f"IBEX_OPENAI_TRANSPORT is {chosen.value!r}, but {wrong}.") from None
-
-
-def _openai_config(settings: Settings, key: str) -> OpenAIConfig:
-    try:
-        api_key = ApiKey(key)
-    except ValueError as wrong:
-        raise SettingsError(f"OPENAI_API_KEY cannot be used: {wrong}.") from None
-    try:
-        return OpenAIConfig(
-            api_key=api_key,
-            base_url=settings.openai_base_url,
-            models=settings.openai_models,
-            request_timeout_s=settings.openai_request_timeout_s,
-            connect_timeout_s=settings.openai_connect_timeout_s,
-            first_byte_timeout_s=settings.openai_first_byte_timeout_s,
-            idle_timeout_s=settings.openai_idle_timeout_s,
-            max_retries=settings.openai_max_retries,
-            retry_base_delay_s=settings.openai_retry_base_delay_s,
-            dialect=Dialect(
-                asks_for_usage=settings.openai_stream_usage is StreamUsage.ON,
-                merges_instructions=settings.openai_merge_instructions,
-                has_lenient_end=settings.openai_lenient_end,
-            ),
-            headers=settings.openai_headers or NO_HEADERS,
-        )
-    except ValueError as wrong:
-        raise SettingsError(f"OPENAI_BASE_URL cannot be used: {wrong}.") from None
 
 
 def read_file(variable: str, path: str | None) -> bytes | None:
@@ -237,7 +179,9 @@ class _Adapters(containers.DeclarativeContainer):
 
 
 class _ProxyAdapters(_Adapters):
-    traces = providers.Singleton(_traces, _Adapters.settings.provided.clickhouse_url)
+    traces = providers.Singleton(
+        _traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
+    )
     journal = providers.Singleton(
         SqliteJournal,
         _Adapters.settings.provided.journal_dir,
@@ -260,8 +204,8 @@ class _ProxyAdapters(_Adapters):
     directives = providers.Singleton(PostgresDirectives, database)
     sessions = providers.Singleton(PostgresSessions, database)
 
-    transport = providers.Singleton(_transport, _Adapters.settings)
-    provider_registry = providers.Singleton(_provider_registry, _Adapters.settings, transport, _Adapters.clock)
+    transport = providers.Singleton(transport_of, _Adapters.settings)
+    provider_registry = providers.Singleton(provider_registry_of, _Adapters.settings, transport, _Adapters.clock)
     metrics = providers.Singleton(_metrics, _Adapters.clock, journal, registry, provider_registry, orphaned_journals)
     journals = providers.Singleton(Journals, journal, orphaned_journals)
 
@@ -352,7 +296,9 @@ class OperatorAdapters(_Adapters):
     database = providers.Singleton(_database, _Adapters.settings.provided.database_url, APP_ROLE)
     directives = providers.Singleton(PostgresDirectives, database)
     sessions = providers.Singleton(PostgresSessions, database)
-    traces = providers.Singleton(_traces, _Adapters.settings.provided.clickhouse_url)
+    traces = providers.Singleton(
+        _traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
+    )
 
     identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)

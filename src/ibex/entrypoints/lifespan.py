@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ibex.entrypoints.containers import Application
 
 _LOG = logging.getLogger("ibex.lifespan")
-FLUSH_TIMEOUT_S = 5.0
+FLUSH_TIMEOUT_S = 15.0
 RESTART_DELAY_S = 1.0
 JOURNAL_RETRY_S = 1.0
 

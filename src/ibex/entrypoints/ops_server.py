@@ -1,7 +1,8 @@
 """The proxy's second address (``IBEX_OPS_LISTEN``), for health, readiness and metrics (ADR 0062).
 
 All workers accept connections from one socket. Metrics are in shared memory, so any worker answers for all of them.
-The address is served until the last request of the proxy has ended, so that a shutdown can be observed.
+The address is served during the drain delay and until the last request of the proxy has ended, so that a shutdown can
+be observed. A worker that is replaced serves it as long, and its readiness stays the same.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import uvicorn
 
 from ibex.adapters.http_server.connections import ConnectionLimits
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
-from ibex.entrypoints.acceptor import ConnectionBalancer
-from ibex.entrypoints.proxy_server import BACKLOG, DrainingServer, address_of, listen
+from ibex.entrypoints.listening import BACKLOG, address_of, listen
+from ibex.entrypoints.proxy_server import DrainingServer, DrainTimes, SharedListener
 
 if TYPE_CHECKING:
     import socket
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS: Final = 32
 """Probes and scrapes are few. Beyond this, connections without a request are closed."""
+_TIMES: Final = DrainTimes(delay_s=0.0, finish_s=1.0)
+"""The drain delay is over when this server ends."""
 _LOG: Final = logging.getLogger("ibex.serve")
 
 
@@ -49,8 +52,13 @@ def listen_for_ops(settings: Settings, public: socket.socket) -> socket.socket |
 
 
 @asynccontextmanager
-async def serving_ops(app: Any, listener: socket.socket | None, settings: Settings) -> AsyncIterator[None]:
-    """Serve the application on the socket while the block runs. Without a socket, do nothing."""
+async def serving_ops(
+    app: Any, listener: socket.socket | None, settings: Settings, *, is_shared: bool = False
+) -> AsyncIterator[None]:
+    """Serve the application on the socket while the block runs. Without a socket, do nothing.
+
+    If other workers share the socket, connections that wait in it at the end are for them.
+    """
     if listener is None:
         yield
         return
@@ -70,9 +78,8 @@ async def serving_ops(app: Any, listener: socket.socket | None, settings: Settin
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=1,
     )
-    server = _OpsServer(config, lambda: None, ConnectionBalancer())
+    server = _OpsServer(config, lambda: None, _TIMES, SharedListener() if is_shared else None)
     listener.listen(BACKLOG)
     _LOG.info("health and metrics on %s", address_of(listener))
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -1,109 +1,213 @@
-"""The HTTP server of the proxy: uvicorn with a graceful shutdown."""
+"""The HTTP server of the proxy: uvicorn with a graceful shutdown (ADR 0060)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
+import logging
 import signal
-import socket
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import uvicorn
 
 from ibex.adapters.http_server.connections import ConnectionLimits
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 from ibex.entrypoints.acceptor import Acceptor, ClosableProtocol, ConnectionBalancer
+from ibex.entrypoints.listening import BACKLOG, let_handshakes_end
 from ibex.entrypoints.process_tuning import collect_rarely, connection_limit, keep_freed_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import socket
+    from collections.abc import Callable, Iterator, Sequence
 
+    from ibex.adapters.http_server.connections import ConnectionTable
     from ibex.entrypoints.settings import Settings
 
-BACKLOG = 2048
 SWITCH_INTERVAL_S = 0.0005
 """The time for which a thread keeps the interpreter lock while another waits. Python's default is ten times that."""
 RECORD_TIMEOUT_S = 5.0
 """The time for requests that were cut off at the shutdown to record their exchanges."""
+SAME_S: Final = 1.0
+"""A SIGTERM within this time of another signal is the same request to end: systemd and the supervisor both send one."""
+ALONE_S: Final = 1.0
+"""How much longer a worker accepts connections than the drain delay, if its supervisor does not close the socket."""
+SILENT_S: Final = 1.0
+"""How long a connection that was accepted before the end of the drain delay can wait for its first byte."""
+_POLL_S: Final = 0.05
+_LOG: Final = logging.getLogger("ibex.serve")
+
+
+def _ignore() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedListener:
+    """What a server needs in a worker, whose listening socket other workers and the supervisor share.
+
+    ``started`` is called once it accepts connections.
+    """
+
+    balancer: ConnectionBalancer = field(default_factory=ConnectionBalancer)
+    started: Callable[[], None] = _ignore
+
+
+@dataclass(frozen=True, slots=True)
+class DrainTimes:
+    """The drain delay, and the time for running requests to finish after it, in seconds."""
+
+    delay_s: float
+    finish_s: float
 
 
 class DrainingServer(uvicorn.Server):
-    """A uvicorn server that drains on SIGTERM or SIGINT: it stops accepting, finishes running requests, and returns.
+    """A uvicorn server that drains on SIGTERM, SIGINT or SIGHUP, and returns.
 
-    It calls ``on_drain`` first. A second SIGINT cuts off the running requests. It must run in the main thread.
+    It calls ``on_drain`` and accepts connections for the drain delay. Each response then closes its connection. After
+    the delay it accepts no more, closes idle connections and finishes the running requests. A second SIGINT, or a
+    second SIGTERM after ``SAME_S``, cuts all of this short. It must run in the main thread.
+
+    In a worker, the end of the delay is the moment at which the supervisor shuts the socket down. On SIGHUP a worker
+    leaves new connections to the other workers, and ends without a call of ``on_drain``.
     """
 
-    def __init__(self, config: uvicorn.Config, on_drain: Callable[[], None], balancer: ConnectionBalancer) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_drain: Callable[[], None],
+        times: DrainTimes,
+        shared: SharedListener | None = None,
+    ) -> None:
         super().__init__(config)
         self._on_drain = on_drain
-        self._balancer = balancer
+        self._times = times
+        self._shared = shared
+        self._balancer = ConnectionBalancer() if shared is None else shared.balancer
+        self._acceptors: list[Acceptor] = []
+        self._signalled_at: float | None = None
+        self._hurried = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle both signals while serving. Unlike uvicorn, do not raise them again afterwards."""
+        """Handle the signals while serving. Unlike uvicorn, do not raise them again afterwards.
+
+        Afterwards only SIGINT ends the process: another SIGTERM must not keep it from recording and closing.
+        """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._drain, number)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if self._shared is not None or signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else nohup, or `ibex dev`
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self._on_signal, number)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+            loop.remove_signal_handler(signal.SIGINT)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start accepting connections from listening sockets."""
         await super().startup(sockets=[])
         connections = self.server_state.connections.__len__
-        table = cast("type[LimitedHttpProtocol]", self.config.http_protocol_class).table
-        acceptors = [
-            Acceptor(listener, self._make_protocol, self._balancer, connections, table.close_one if table else None)
+        table, end = self._table, self._end_delay
+        close_one = None if table is None else table.close_one
+        self._acceptors = [
+            Acceptor(listener, self._make_protocol, self._balancer, connections, close_one, end)
             for listener in sockets or []
         ]
-        self.servers = cast("list[asyncio.base_events.Server]", acceptors)  # has the methods that uvicorn calls
+        if self._shared is not None:
+            self._shared.started()
 
     async def on_tick(self, counter: int) -> bool:
         """Publish the number of connections for the other workers. Uvicorn calls this every 0.1 s."""
         self._balancer.publish(len(self.server_state.connections))
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, wait for running requests, and cancel those that do not end in time."""
+        await self._stop_accepting(sockets or [])
+        for connection in self._connections():
+            connection.shutdown()
+        asyncio.get_running_loop().call_later(SILENT_S, self._close_silent)
+        await self._finish()
+        cut = list(self.server_state.tasks)
+        if cut:
+            _LOG.warning("%d requests did not finish in time and are cut off", len(cut))
+        for task in cut:
+            task.cancel()
+
+    @property
+    def _table(self) -> ConnectionTable | None:
+        return cast("type[LimitedHttpProtocol]", self.config.http_protocol_class).table
+
     def _make_protocol(self) -> ClosableProtocol:
         make = cast("Callable[..., ClosableProtocol]", self.config.http_protocol_class)
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
-    def _drain(self, number: int) -> None:
-        if self.should_exit and number == signal.SIGINT:
-            self.force_exit = True
-        self._on_drain()
+    def _connections(self) -> Sequence[LimitedHttpProtocol]:
+        return cast("Sequence[LimitedHttpProtocol]", list(self.server_state.connections))
+
+    def _on_signal(self, number: int) -> None:
+        now = asyncio.get_running_loop().time()
+        previous, self._signalled_at = self._signalled_at, now
+        if self._shared is not None and number == signal.SIGHUP:
+            self._signalled_at = previous
+            self._retire()
+        elif previous is None:
+            self._on_drain()
+            self._drain(self._times.delay_s + (0.0 if self._shared is None else ALONE_S))
+        elif number == signal.SIGINT or now - previous >= SAME_S:
+            self._hurried.set()
+            self.should_exit = True
+
+    def _retire(self) -> None:
+        """Leave new connections to the other workers, and end after the drain delay."""
+        self._balancer.leave()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._drain(self._times.delay_s)
+
+    def _drain(self, delay_s: float) -> None:
+        """Announce in every response that its connection closes, and stop accepting after the delay."""
+        table = self._table
+        if table is not None:
+            table.is_draining = True
+        for connection in self._connections():
+            connection.announce_close()
+        if delay_s:
+            asyncio.get_running_loop().call_later(delay_s, self._end_delay)
+        else:
+            self._end_delay()
+
+    def _end_delay(self) -> None:
         self.should_exit = True
 
+    async def _stop_accepting(self, listeners: Sequence[socket.socket]) -> None:
+        """Accept what waits, and close the sockets. Those that wait on a shared socket are for the other workers."""
+        if self._shared is None and self._times.delay_s and not self._hurried.is_set():
+            await let_handshakes_end(listeners)
+        for acceptor in self._acceptors:
+            if self._shared is None:
+                acceptor.accept_waiting()
+            acceptor.close()
+            await acceptor.wait_closed()
+        for listener in listeners:
+            listener.close()
 
-def listen(host: str, port: int, setting: str = "IBEX_PORT") -> socket.socket:
-    """Return a bound TCP socket. Port 0 binds any free port.
+    def _close_silent(self) -> None:
+        for connection in self._connections():
+            connection.close_if_silent()
 
-    Raises ``OSError`` if the address is in use or not local. ``setting`` is the setting to change, for the message.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.set_inheritable(False)
-    except OSError as error:
-        listener.close()
-        in_use = error.errno == errno.EADDRINUSE
-        hint = f". Choose another port with {setting} (0 for any free port)" if in_use else ""
-        raise OSError(error.errno, f"{host}:{port}: {error.strerror}{hint}") from None
-    return listener
-
-
-def address_of(listener: socket.socket) -> str:
-    """Return ``http://host:port`` of a bound socket, with loopback in place of a wildcard address."""
-    host, port = listener.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    async def _finish(self) -> None:
+        """Wait until all connections are closed, at most for the time of the settings, and not after a hurry."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._times.finish_s
+        while (self.server_state.connections or self.server_state.tasks) and loop.time() < deadline:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), _POLL_S)
+                return
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:
@@ -121,11 +225,11 @@ async def serve_http(
     listener: socket.socket,
     settings: Settings,
     on_drain: Callable[[], None],
-    balancer: ConnectionBalancer | None = None,
+    shared: SharedListener | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then wait for running requests, at most for the shutdown timeout.
+    """Serve until a signal, then wait for running requests, at most for the shutdown timeout.
 
-    ``balancer`` is None if the process does not share the socket.
+    ``shared`` is None if the process does not share the socket.
     """
     # Exempt the long-lived objects from garbage collection, so that no request waits while they are scanned.
     gc.collect()
@@ -144,9 +248,8 @@ async def serve_http(
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
-    server = DrainingServer(config, on_drain, balancer or ConnectionBalancer())
+    server = DrainingServer(config, on_drain, DrainTimes(settings.drain_delay_s, settings.shutdown_timeout_s), shared)
     listener.listen(BACKLOG)
     await server.serve(sockets=[listener])
     if server.server_state.tasks:  # they are cut off, but their exchanges are not recorded yet

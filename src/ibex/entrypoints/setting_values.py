@@ -86,6 +86,13 @@ def int_between(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def cluster_name(value: str) -> str:
+    """Return the name of a ClickHouse cluster."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", value):
+        raise ValueError
+    return value
+
+
 def seconds(value: str) -> float:
     """Return a duration in seconds, more than 0 and at most a day."""
     number = float(value)

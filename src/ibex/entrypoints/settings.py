@@ -129,16 +129,6 @@ class Settings(CacheSettings):
             is_secret=True,
         ),
     )
-    clickhouse_url: Secret[str] | None = setting(
-        None,
-        Variable(
-            "IBEX_CLICKHOUSE_URL",
-            secret_url("http", "https", "clickhouse", "clickhouses", "chdb"),
-            "an http[s]://, clickhouse[s]:// or chdb:// URL",
-            "The ClickHouse database of traces. chdb:///folder is an engine inside the process, for one process only.",
-            is_secret=True,
-        ),
-    )
     token_peppers: Secret[dict[str, bytes]] | None = setting(
         None,
         Variable(
@@ -240,19 +230,6 @@ class Settings(CacheSettings):
             "Supplies the user and password of each connection to Redis, in place of those in the URL.",
         ),
     )
-    ops_listen: str | None = setting(
-        None,
-        Variable(
-            "IBEX_OPS_LISTEN",
-            host_and_port,
-            "host:port, port 0 for any free port",
-            "A second address of the proxy for /health, /ready and /metrics. With it, the proxy's own address has no "
-            "/metrics. Paths there have no base path.",
-        ),
-    )
-    shutdown_timeout_s: float = setting(
-        30.0, Variable("IBEX_SHUTDOWN_TIMEOUT", seconds, SECONDS, "The time for requests to finish after SIGTERM.")
-    )
     error_docs_base: str | None = setting(
         None,
         Variable(
@@ -293,15 +270,6 @@ class Settings(CacheSettings):
             idle_seconds,
             "seconds, 60 to 31536000",
             "A session without a turn for this long becomes abandoned. A later turn makes it active again.",
-        ),
-    )
-    trace_ttl_days: int = setting(
-        90,
-        Variable(
-            "IBEX_TRACE_TTL_DAYS",
-            int_between(1, 36_500),
-            "1 to 36500 days",
-            "How long traces are kept. `ibex migrate` applies a change.",
         ),
     )
     echo_delay_s: float = setting(

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     def run() -> int:
         settings = Settings.load(environ)
         from ibex.entrypoints.proxy import serve_as_worker  # noqa: PLC0415 - after ``collect_rarely``
-        from ibex.entrypoints.workers import WorkerSlot  # noqa: PLC0415 - the same reason
+        from ibex.entrypoints.worker_process import WorkerSlot  # noqa: PLC0415 - the same reason
 
         (slot,) = arguments
         return serve_as_worker(settings, WorkerSlot.parse(slot))

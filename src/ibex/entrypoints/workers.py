@@ -1,4 +1,4 @@
-"""The supervisor of several workers on one listening socket (ADR 0023)."""
+"""The supervisor of the workers on one listening socket: start, restart, replacement and end (ADR 0023, ADR 0060)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.shared_memory import SharedMemorySegment, create_shared_memory
+from ibex.entrypoints.listening import address_of, let_handshakes_end, listen, shut_down
 from ibex.entrypoints.ops_server import listen_for_ops
-from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen
+from ibex.entrypoints.proxy_server import ALONE_S, SAME_S
+from ibex.entrypoints.worker_process import WorkerProcess, WorkerSlot
 
 if TYPE_CHECKING:
     import socket
-    from asyncio.subprocess import Process
-    from collections.abc import Mapping
+    from collections.abc import Callable, Coroutine, Mapping
+    from typing import Any
 
     from ibex.entrypoints.settings import Settings
 
@@ -26,45 +28,35 @@ _LOG = logging.getLogger("ibex.workers")
 EARLY_S: Final = 5.0
 """If a worker fails within this time, or before it served, all are stopped. One that was killed is restarted."""
 RESTART_DELAY_S: Final = 0.5
-AFTER_SHUTDOWN_S: Final = 15.0
-"""The time that a worker has beyond ``IBEX_SHUTDOWN_TIMEOUT`` to flush its sinks, before it is killed."""
+AFTER_SHUTDOWN_S: Final = 30.0
+"""The time that a worker has beyond ``IBEX_SHUTDOWN_TIMEOUT`` to record, to flush its sinks and to close."""
+START_TIMEOUT_S: Final = 60.0
+"""The time that a worker has to start before it replaces another one."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSlot:
-    """The arguments of a worker: file descriptors, and its number, counted from 0.
-
-    The descriptors are the listening socket, the read end of a pipe that closes when the supervisor ends, the shared
-    memory of the metrics (ADR 0029), and the socket of ``IBEX_OPS_LISTEN``. An absent descriptor is -1.
-    """
-
-    listener: int
-    parent_pipe: int
-    number: int
-    metrics: int = -1
-    ops: int = -1
-
-    @classmethod
-    def parse(cls, text: str) -> WorkerSlot:
-        """Parse the result of ``str``. Raises ``ValueError``."""
-        numbers = [int(number) for number in text.split(",")]
-        if len(numbers) != len(fields(cls)):
-            raise ValueError(f"a worker slot has {len(fields(cls))} numbers, not {len(numbers)}")
-        return cls(*numbers)
-
-    def __str__(self) -> str:
-        return f"{self.listener},{self.parent_pipe},{self.number},{self.metrics},{self.ops}"
-
-
-def supervise(settings: Settings, environ: Mapping[str, str], count: int) -> int:
+def supervise(
+    settings: Settings,
+    environ: Mapping[str, str],
+    count: int,
+    read_again: Callable[[], tuple[Settings, Mapping[str, str]] | None] = lambda: None,
+) -> int:
     """Run ``count`` workers with the environment ``environ`` until SIGINT or SIGTERM, and return the exit code.
 
-    A worker that dies is restarted. If one cannot start, all are stopped, and its exit code is returned. Raises
-    ``OSError`` if the address cannot be bound.
+    A worker that dies is restarted. If one cannot start, all are stopped, and its exit code is returned. On SIGHUP the
+    workers are replaced one by one; ``read_again`` then returns the new settings and environment, or None to keep the
+    workers. Raises ``OSError`` if an address cannot be bound.
     """
+    # The first worker that serves listens. Until then connections are refused, so a load balancer tries another.
     with listen(settings.host, settings.port) as listener, listen_for_ops(settings, listener) or nullcontext() as ops:
-        listener.listen(BACKLOG)
-        return asyncio.run(_Supervisor(settings, environ, listener, count, ops).run())
+        return asyncio.run(_Supervisor(settings, environ, listener, ops, count, read_again).run())
+
+
+@dataclass(slots=True)
+class _Place:
+    """A place for a worker; None while its worker is restarted. The lock is held while a worker is put into it."""
+
+    worker: WorkerProcess | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class _Supervisor:
@@ -73,95 +65,172 @@ class _Supervisor:
         settings: Settings,
         environ: Mapping[str, str],
         listener: socket.socket,
-        count: int,
         ops: socket.socket | None,
+        count: int,
+        read_again: Callable[[], tuple[Settings, Mapping[str, str]] | None],
     ) -> None:
-        self._ops = ops
-        self._stop_timeout_s = settings.shutdown_timeout_s + AFTER_SHUTDOWN_S
+        self._settings = settings
         self._environ = environ
         self._listener = listener
-        self._count = count
+        self._ops = ops
+        self._read_again = read_again
+        self._places = [_Place() for _ in range(count)]
+        self._live: set[WorkerProcess] = set()
+        # One more number, for a worker that is being replaced. The last one that became free is used first, so that the
+        # worker that replaces a dead one has its number.
+        self._free = list(range(count, -1, -1))
         self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._hangup = asyncio.Event()
+        self._signalled_at = 0.0
         self._exit_code = 0
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         self._parent_pipe, kept_open = os.pipe()
-        self._metrics = create_shared_memory(self._count)
+        self._metrics = create_shared_memory(len(self._free))
         self._segments = SharedMemorySegment.all_of(self._metrics)
         try:
-            _LOG.info("%d workers on %s", self._count, address_of(self._listener))
-            await asyncio.gather(*(self._keep_running(number) for number in range(self._count)))
+            _LOG.info("%d workers on %s", len(self._places), address_of(self._listener))
+            replacing = asyncio.create_task(self._replace_on_hangup())
+            running = asyncio.gather(*(self._keep_running(place) for place in self._places))
+            await _first_of(self._stopping.wait(), asyncio.wait([running]))
+            replacing.cancel()
+            await asyncio.gather(replacing, return_exceptions=True)
+            await running
+            await self._stop()
         finally:
             os.close(self._parent_pipe)
             os.close(kept_open)
             os.close(self._metrics)
         return self._exit_code
 
-    async def _keep_running(self, number: int) -> None:
-        """Run one worker, and restart it when it dies, until ``_stopping`` is set."""
-        loop = asyncio.get_running_loop()
+    def _on_signal(self, number: int) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._stopping.is_set() and (number == signal.SIGINT or now - self._signalled_at >= SAME_S):
+            self._hurried.set()
+            for worker in self._live:
+                worker.hurry()
+        self._signalled_at = now
+        self._stopping.set()
+
+    # Running
+
+    async def _keep_running(self, place: _Place) -> None:
+        """Run the worker of a place, and restart it when it dies, until ``_stopping`` is set."""
         while not self._stopping.is_set():
-            started = loop.time()
-            worker = await self._spawn(number)
-            await self._wait_for_end_or_stop(worker)
-            if worker.returncode is None:
-                await self._stop(worker)
+            async with place.lock:
+                if place.worker is None:
+                    place.worker = await self._spawn(replaces=False)
+                worker = place.worker
+            await _first_of(asyncio.wait([worker.ended]), self._stopping.wait())
+            if self._stopping.is_set():
                 return
-            _LOG.error("worker %d ended with code %d", number, worker.returncode)
-            is_early = loop.time() - started < EARLY_S
-            if worker.returncode > 0 and (is_early or not self._has_served(number, worker)):
-                self._exit_code = worker.returncode
-                self._stopping.set()
-                return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), RESTART_DELAY_S)
+            if worker is place.worker:  # else it was replaced
+                place.worker = None
+                await self._after_death_of(worker)
 
-    def _has_served(self, number: int, worker: Process) -> bool:
-        """Return whether the worker's event loop has run, however long the start took."""
-        segment = self._segments[number]
-        return segment.pid == worker.pid and segment.heartbeat_ns > 0
+    async def _after_death_of(self, worker: WorkerProcess) -> None:
+        code = worker.ended.result()
+        _LOG.error("worker %d ended with code %d", worker.number, code)
+        is_early = asyncio.get_running_loop().time() - worker.started_at < EARLY_S
+        if code > 0 and (is_early or not worker.serves):
+            self._exit_code = code
+            self._stopping.set()
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), RESTART_DELAY_S)
 
-    async def _spawn(self, number: int) -> Process:
-        ops = -1 if self._ops is None else self._ops.fileno()
-        slot = WorkerSlot(self._listener.fileno(), self._parent_pipe, number, self._metrics, ops)
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # do not import modules from the current directory
-            "-m",
-            "ibex.entrypoints.worker",
-            str(slot),
-            env=self._environ,
-            pass_fds=[fd for fd in (slot.listener, slot.parent_pipe, slot.metrics, slot.ops) if fd >= 0],
-            start_new_session=True,  # Ctrl-C goes to the supervisor only, which terminates them
+    async def _spawn(self, *, replaces: bool) -> WorkerProcess:
+        number = self._free.pop()
+        slot = WorkerSlot(
+            listener=self._listener.fileno(),
+            parent_pipe=self._parent_pipe,
+            number=number,
+            metrics=self._metrics,
+            replaces=int(replaces),
+            ops=-1 if self._ops is None else self._ops.fileno(),
         )
+        worker = await WorkerProcess.spawn(slot, self._environ)
+        self._live.add(worker)
+        worker.ended.add_done_callback(lambda _: self._forget(worker))
+        if self._stopping.is_set():  # the others have their signal already
+            worker.drain()
+        return worker
 
-    async def _wait_for_end_or_stop(self, worker: Process) -> None:
-        waiting = [asyncio.create_task(worker.wait()), asyncio.create_task(self._stopping.wait())]
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for task in waiting:
+    def _forget(self, worker: WorkerProcess) -> None:
+        self._live.discard(worker)
+        self._free.append(worker.number)
+
+    # Replacing
+
+    async def _replace_on_hangup(self) -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            found = self._read_again()
+            if found is None:
+                continue
+            self._settings, self._environ = found
+            configure_logging(self._settings.log_level)
+            _LOG.info("replacing %d workers", len(self._places))
+            for place in self._places:
+                if not await self._replace(place):
+                    break
+            else:
+                _LOG.info("all workers are replaced")
+
+    async def _replace(self, place: _Place) -> bool:
+        """Start a worker, let the old one end once the new one serves, and wait for its end.
+
+        Return False if the new one did not start. The old one then stays.
+        """
+        async with place.lock:
+            new = await self._spawn(replaces=True)
+            if not await new.wait_until_serving(START_TIMEOUT_S):
+                code = await new.end_within(0)
+                self._segments[new.number].release()
+                _LOG.error("the new worker did not start (code %d); the workers that are not replaced stay", code)
+                return False
+            old, place.worker = place.worker, new
+        if old is not None:
+            old.retire()
+            await old.end_within(self._stop_timeout_s)
+            self._segments[old.number].release()
+        return True
+
+    # Stopping
+
+    @property
+    def _stop_timeout_s(self) -> float:
+        return self._settings.drain_delay_s + ALONE_S + self._settings.shutdown_timeout_s + AFTER_SHUTDOWN_S
+
+    async def _stop(self) -> None:
+        """Let all workers end. They accept connections until the drain delay is over, and no process does so after it.
+
+        Each worker notices that the socket is shut down. A worker that hangs does not keep it open.
+        """
+        for worker in self._live:
+            worker.drain()
+        ends = [asyncio.create_task(worker.end_within(self._stop_timeout_s)) for worker in self._live]
+        if ends and self._settings.drain_delay_s:
+            await _first_of(asyncio.sleep(self._settings.drain_delay_s), self._hurried.wait(), asyncio.wait(ends))
+            await let_handshakes_end([self._listener])
+        shut_down(self._listener)
+        for code in await asyncio.gather(*ends):
+            if code not in (0, -signal.SIGTERM) and not self._hurried.is_set():  # -SIGTERM: it had not begun to serve
+                self._exit_code = self._exit_code or 1
+
+
+async def _first_of(*waiting: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of these is done, and cancel the others."""
+    tasks = [asyncio.create_task(one) for one in waiting]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-
-    async def _stop(self, worker: Process) -> None:
-        worker.terminate()
-        try:
-            code = await asyncio.wait_for(worker.wait(), self._stop_timeout_s)
-        except TimeoutError:
-            worker.kill()
-            code = await worker.wait()
-        if code not in (0, -signal.SIGTERM):  # -SIGTERM: it had not begun to serve
-            self._exit_code = self._exit_code or 1
-
-
-def end_with_parent(parent_pipe: int) -> None:
-    """Send SIGTERM to this process when the supervisor ends. Call this in the worker's event loop."""
-    loop = asyncio.get_running_loop()
-
-    def ended() -> None:
-        loop.remove_reader(parent_pipe)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    loop.add_reader(parent_pipe, ended)
+        await asyncio.gather(*tasks, return_exceptions=True)

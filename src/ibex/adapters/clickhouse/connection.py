@@ -84,7 +84,7 @@ class ClickHouseAddress:
         if self.interface == "chdb":
             return clickhouse_connect.get_client(dsn=self.dsn, tz_mode="aware")
         own_pool: dict[str, Any] = {"dedicated_pool": True}
-        if _is_loopback(self.host):  # an HTTP proxy from the environment must not be used for this machine
+        if is_loopback(self.host):  # an HTTP proxy from the environment must not be used for this machine
             own_pool = {"pool_mgr": PoolManager(**get_pool_manager_options())}
         return clickhouse_connect.get_client(
             dsn=self.dsn,
@@ -163,7 +163,8 @@ def disconnect(client: Client) -> None:
     client.close_connections()
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is that of this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

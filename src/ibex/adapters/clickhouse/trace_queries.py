@@ -107,7 +107,8 @@ LIMIT {{limit:UInt64}}
 # A process numbers its exchanges when they end, so its numbers follow ``completed_at``, except for exchanges that end
 # at the same moment. Therefore the lowest number in the span is the start, and all rows with a higher number count. A
 # process that started within the span (its id contains the time) starts at 1. The condition on ``requested_at`` uses
-# the sorting key; it allows a day for the longest response and for exchanges that recovery recorded.
+# the sorting key; it allows a day for the longest response and for exchanges that recovery recorded. With GLOBAL, the
+# spans are computed once for all shards of a cluster; on a single server it has no effect.
 _SINCE: Final = "now64(6, 'UTC') - toIntervalMicrosecond({span_us:Int64})"
 _REQUESTED: Final = f"requested_at >= {_SINCE} - toIntervalDay(1)"
 EMITTERS: Final = f"""
@@ -127,7 +128,7 @@ SELECT
     max(completed_at) AS last_completed_at,
     sum(repeated)
 FROM {_FROM}
-INNER JOIN spans USING (emitter_id)
+GLOBAL INNER JOIN spans USING (emitter_id)
 WHERE {_REQUESTED} AND emitter_seq >= begins
 GROUP BY emitter_id
 ORDER BY last_completed_at DESC, emitter_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +14,9 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from ibex.adapters.clickhouse import content_coding
 from ibex.adapters.clickhouse.connection import TIMEOUT_S, ClickHouseAddress, ClickHouseConnection, reason_of
+from ibex.adapters.clickhouse.inserts import SYNCHRONOUS, insert_settings
+from ibex.adapters.clickhouse.inspection import TableState, inspect_cluster, inspect_table
+from ibex.adapters.clickhouse.layout import Layout
 from ibex.adapters.clickhouse.trace_queries import (
     COLUMNS,
     EMITTERS,
@@ -21,7 +25,6 @@ from ibex.adapters.clickhouse.trace_queries import (
     NOW,
     SLOW,
     SUMMARY,
-    TABLE,
     TAIL,
     TIMELINE,
 )
@@ -35,12 +38,6 @@ if TYPE_CHECKING:
 
     from clickhouse_connect.driver.client import Client
 
-_INSERT_SETTINGS: Final[Mapping[str, object]] = {
-    # With asynchronous inserts, the server could answer before the rows are stored.
-    "async_insert": 0,
-    "date_time_input_format": "best_effort",
-    "precise_float_parsing": 1,
-}
 # Rows are encoded in chunks of this size. Encoding holds the GIL, and only a sleep in between is certain to release it.
 _ROWS_PER_CHUNK: Final = 100
 _PAUSE_S: Final = 0.000_05
@@ -85,12 +82,18 @@ class ClickHouseTraces:
 
     A batch is one insert, with its token as ``insert_deduplication_token``: the table's deduplication window stores a
     repeated batch once. All methods raise ``SinkUnavailableError``, and ``write`` also ``SinkRefusedError``. Rows are
-    sent as compressed JSON: the client library's own encoding takes ten times as long, and holds the GIL.
+    sent as compressed JSON: the client library's own encoding takes ten times as long, and holds the GIL. On a cluster,
+    rows are written to the table of the server that the URL leads to, and read from all servers (see ``Layout``).
     """
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Set the URL (see ``ClickHouseAddress.parse``) and the timeout of a call in seconds. Raises ``ValueError``."""
+    def __init__(self, url: str, *, cluster: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        """Set the URL (see ``ClickHouseAddress.parse``), the name of the cluster, and the timeout of a call in seconds.
+
+        Raises ``ValueError``.
+        """
         self._address = ClickHouseAddress.parse(url)
+        self._layout = Layout(self._address.database, cluster)
+        self._insert_settings: Mapping[str, object] | None = None
         self._connection = ClickHouseConnection(partial(self._address.connect, timeout_s), timeout_s=timeout_s)
 
     def __repr__(self) -> str:
@@ -174,24 +177,45 @@ class ClickHouseTraces:
         """Return, for each process, its traces and missing numbers in a span that ends now; see ``TraceHistory``."""
         return [EmitterRecord(*row) for row in await self._rows(EMITTERS, {"span_us": span // _US})]
 
+    async def inspect(self) -> TableState:
+        """Return the state of the server, the table and the cluster, for `ibex doctor`."""
+
+        def inspected(client: Client) -> TableState:
+            state = inspect_table(client, self._layout)
+            return replace(state, cluster=inspect_cluster(client, self._layout, self._address))
+
+        return await self._connection.run(inspected)
+
     def _insert(self, client: Client, traces: Sequence[Trace], batch_token: str) -> None:
         coding = content_coding.choose(client.write_compression or "")
+        block = content_coding.encode(_encode(traces), coding)
+        settings = self._insert_settings = self._insert_settings or insert_settings(client, self._layout)
         try:
-            client.raw_insert(
-                f"{quote_identifier(self._address.database)}.{TABLE}",
-                column_names=list(COLUMNS),
-                insert_block=content_coding.encode(_encode(traces), coding),
-                fmt="JSONEachRow",
-                compression=coding or None,
-                settings={**_INSERT_SETTINGS, "insert_deduplication_token": batch_token},
-            )
+            try:
+                self._send(client, block, coding, {**settings, "insert_deduplication_token": batch_token})
+            except DatabaseError as error:
+                # A part that the server rejects fails all batches in it, so this batch is tried by itself.
+                if error.code not in _REFUSALS or settings is SYNCHRONOUS:
+                    raise
+                self._send(client, block, coding, {**SYNCHRONOUS, "insert_deduplication_token": batch_token})
         except DatabaseError as error:
+            self._insert_settings = None  # the table or the server may be another one now
             if error.code in _REFUSALS:
                 raise SinkRefusedError(f"ClickHouse rejected a value ({reason_of(error)})") from None
             raise
 
+    def _send(self, client: Client, block: bytes, coding: str, settings: dict[str, Any]) -> None:
+        client.raw_insert(
+            f"{quote_identifier(self._layout.database)}.{self._layout.written}",
+            column_names=list(COLUMNS),
+            insert_block=block,
+            fmt="JSONEachRow",
+            compression=coding or None,
+            settings=settings,
+        )
+
     async def _rows(self, query: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-        bound = {"database": self._address.database, **parameters}
+        bound = {"database": self._layout.database, **parameters}
         result = await self._connection.run(lambda client: client.query(query, parameters=bound))
         rows: Sequence[Sequence[Any]] = result.result_rows
         return rows

@@ -77,7 +77,7 @@ class ServerSecurity:
 
 
 class AuthServer:
-    """``ibex.auth.v1.AuthService`` on a port. Health is SERVING from start to stop.
+    """``ibex.auth.v1.AuthService`` on a port. Health is SERVING from the start until the drain begins.
 
     Health stays SERVING while the database is unavailable: calls report that. The ops port reports the database's
     health.
@@ -149,6 +149,14 @@ class AuthServer:
         self._server = server
         self._pauses.start()
         await self._relay.start(listeners)
+
+    def begin_to_drain(self) -> None:
+        """Report NOT_SERVING, and end the streams of the watch, so that workers open them on another replica.
+
+        Calls are answered until ``stop``, so that a proxy that has not moved to another replica yet loses none.
+        """
+        self._health.stop_serving()
+        self._watch.end_all()
 
     async def stop(self) -> None:
         """Refuse new calls, wait ``stop_grace_s`` for running ones, then cancel them. Idempotent."""

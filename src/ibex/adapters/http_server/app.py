@@ -14,6 +14,7 @@ from litestar.types import ASGIApp  # noqa: TC002 - the framework reads the hand
 from ibex.adapters.http_server.callers import MODELS_PATH, PROBE_PATH, PROBE_PATH_OF_ORG, CallerRoutes
 from ibex.adapters.http_server.client_connection import Limits
 from ibex.adapters.http_server.cors import Cors, CorsMiddleware, Preflights
+from ibex.adapters.http_server.direct_request import DirectRoute, DirectRoutes
 from ibex.adapters.http_server.early_refusal import EarlyRefusals
 from ibex.adapters.http_server.endpoints import allowed_methods, not_found_message
 from ibex.adapters.http_server.errors import ErrorResponses
@@ -94,13 +95,25 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     if cors is not None:
         router = Preflights(router, cors)
     early = EarlyRefusals(_needing_token(routes), errors, observer, clock, ids, base_path=base_path, cors=cors)
-    fast_paths = {
-        (served.method, (base_path + served.paths[0]).encode()): (served.paths[0], served.app)
-        for served in routes
-        if "{" not in served.paths[0]
-    }
-    app = OuterMiddleware(router, errors, observer, clock, ids, fast_paths=fast_paths, early_refusals=early)
-    return app if cors is None else CorsMiddleware(app, cors, early)
+    hot = [served for served in routes if "{" not in served.paths[0]]
+    app = OuterMiddleware(
+        router,
+        errors,
+        observer,
+        clock,
+        ids,
+        fast_paths={
+            (served.method, (base_path + served.paths[0]).encode()): (served.paths[0], served.app) for served in hot
+        },
+        early_refusals=early,
+    )
+    direct = [
+        DirectRoute(base_path + served.paths[0], served.paths[0], served.app.serve, limits)
+        for served in hot
+        if served.method == "POST"
+    ]
+    app.direct_routes = DirectRoutes(direct, app.serve_directly, clock)
+    return app if cors is None else CorsMiddleware(app, cors)
 
 
 def _needing_token(routes: Iterable[_OperationRoute]) -> dict[bytes, list[str]]:

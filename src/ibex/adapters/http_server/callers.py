@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
 
     from ibex.domain.clock import Clock
-    from ibex.domain.proxying.admission import Admission
+    from ibex.domain.proxying.admission import Admission, Credentials
     from ibex.domain.proxying.capacity import Capacity
     from ibex.domain.proxying.model_list import RoutedModel, RoutedModels
 
@@ -92,7 +92,7 @@ class CallerRoutes:
         in_flight = self._begin(scope)
         self._capacity.begin_authentication()
         try:
-            await self._admission(context_of(scope).credentials(scope), in_flight)
+            await self._admission(_credentials(scope), in_flight)
         finally:
             self._capacity.end_authentication()
         caller = in_flight.caller
@@ -113,7 +113,7 @@ class CallerRoutes:
         in_flight = self._begin(scope)
         self._capacity.begin_authentication()
         try:
-            await self._admission.authenticate(context_of(scope).credentials(scope), in_flight)
+            await self._admission.authenticate(_credentials(scope), in_flight)
         finally:
             self._capacity.end_authentication()
         return in_flight
@@ -122,6 +122,10 @@ class CallerRoutes:
         context = context_of(scope)
         context.in_flight = InFlightExchange.begin(self._clock, context.request_id, context.trace_id)
         return context.in_flight
+
+
+def _credentials(scope: Mapping[str, Any]) -> Credentials:
+    return context_of(scope).credentials(scope.get("path_params", {}).get("org_id"))
 
 
 def _described(model: RoutedModel) -> Model:

@@ -155,6 +155,8 @@ class ConnectionTable:
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self.discarding = DiscardRate()
+        self.is_draining = False
+        """Whether each connection is closed after its response, because the process ends."""
         self.count = 0
         self.new = State("new", limits.head_s)
         self.overloaded = State("overloaded", limits.head_s)

@@ -49,16 +49,19 @@ class RequestContext:
         fields: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             fields[name] = fields[name] + b", " + value if name in fields else value
-        trace_id, parent = _trace_context(fields.get(b"traceparent"))
-        context = cls(
-            request_id=_request_id(fields.get(b"x-request-id")) or ids.uuid7(),
-            trace_id=trace_id or ids.uuid7().hex,
-            started_ns=started_ns,
-            fields=fields,
-            parent=parent,
-        )
+        context = cls.of(fields, ids, started_ns)
         scope.setdefault("state", {})[_STATE_KEY] = context
         return context
+
+    @classmethod
+    def of(cls, fields: dict[bytes, bytes], ids: IdSource, started_ns: int) -> RequestContext:
+        """Return the context of a new request with these header fields."""
+        request_id, trace_id, parent = None, None, None
+        if b"traceparent" in fields:
+            trace_id, parent = _trace_context(fields[b"traceparent"])
+        if b"x-request-id" in fields:
+            request_id = _request_id(fields[b"x-request-id"])
+        return cls(request_id or ids.uuid7(), trace_id or ids.uuid7().hex, started_ns, fields, parent)
 
     def field(self, name: bytes) -> str | None:
         """Return the value of a header, None if it is absent.
@@ -68,9 +71,8 @@ class RequestContext:
         value = self.fields.get(name)
         return None if value is None else value.strip(_OPTIONAL_SPACE).decode("latin-1")
 
-    def credentials(self, scope: Mapping[str, Any]) -> Credentials:
-        """Return the credentials that the client presents, which are not verified yet."""
-        org_id = scope.get("path_params", {}).get("org_id")
+    def credentials(self, org_id: str | None) -> Credentials:
+        """Return the credentials that the client presents, not verified, and the organization that the path names."""
         return Credentials(bearer_token(self.field(b"authorization")), self.field(b"x-ibex-agent-id"), org_id)
 
 
@@ -95,14 +97,14 @@ def context_of(scope: Mapping[str, Any]) -> RequestContext:
     return context
 
 
-def _request_id(value: bytes | None) -> UUID | None:
-    found = None if value is None else parse_uuid(value.decode("latin-1"))
+def _request_id(value: bytes) -> UUID | None:
+    found = parse_uuid(value.decode("latin-1"))
     return None if found in _RESERVED_UUIDS else found
 
 
-def _trace_context(traceparent: bytes | None) -> tuple[str | None, str | None]:
+def _trace_context(traceparent: bytes) -> tuple[str | None, str | None]:
     """Return trace id and parent of a W3C ``traceparent`` header. Unknown versions may have more fields."""
-    match = _TRACEPARENT.fullmatch(traceparent or b"")
+    match = _TRACEPARENT.fullmatch(traceparent)
     if match is None or (match[1] == b"00" and match[4] is not None):
         return None, None
     return match[2].decode("ascii"), match[3].decode("ascii")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ibex.adapters.http_server.asgi import App, Headers, Message, Receive, Scope, Send
-    from ibex.adapters.http_server.early_refusal import EarlyRefusals
+    from ibex.adapters.http_server.outer_middleware import OuterMiddleware
 
 ANY_ORIGIN: Final = "*"
 _MAX_AGE_S: Final = 7_200
@@ -75,9 +75,10 @@ class Cors:
 class CorsMiddleware:
     """An ASGI middleware that adds CORS headers to the responses of an application."""
 
-    def __init__(self, app: App, cors: Cors, early_refusals: EarlyRefusals) -> None:
-        """Set the application. The server protocol uses ``early_refusals``, which adds the headers itself."""
-        self.early_refusals = early_refusals
+    def __init__(self, app: OuterMiddleware, cors: Cors) -> None:
+        """Set the application. Its early refusals add the headers themselves; direct requests have no Origin header."""
+        self.early_refusals = app.early_refusals
+        self.direct_routes = app.direct_routes
         self._app = app
         self._cors = cors
 

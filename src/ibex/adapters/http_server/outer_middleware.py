@@ -10,12 +10,14 @@ from litestar.exceptions import MethodNotAllowedException
 
 from ibex.adapters.http_server.asgi import START
 from ibex.adapters.http_server.context import RequestContext
+from ibex.adapters.http_server.direct_request import common_headers
 from ibex.adapters.http_server.errors import domain_error, status_of
 from ibex.adapters.http_server.request_fields import offers_websocket
 from ibex.domain.errors import ClientClosedRequestError, InternalError, UpgradeRefusedError
 
 if TYPE_CHECKING:
-    from ibex.adapters.http_server.asgi import App, Message, Receive, Scope, Send
+    from ibex.adapters.http_server.asgi import App, Message, Receive, Response, Scope, Send
+    from ibex.adapters.http_server.direct_request import DirectClient, DirectRoutes
     from ibex.adapters.http_server.early_refusal import EarlyRefusals
     from ibex.adapters.http_server.errors import ErrorResponses
     from ibex.adapters.http_server.observer import RequestObserver
@@ -49,6 +51,8 @@ class OuterMiddleware:
         ``early_refusals`` is for the server protocol, which refuses such requests without calling this application.
         """
         self.early_refusals = early_refusals
+        self.direct_routes: DirectRoutes | None = None
+        """The routes whose requests the server protocol passes to ``serve_directly``."""
         self._app = app
         self._fast_paths = fast_paths
         self._errors = errors
@@ -86,15 +90,40 @@ class OuterMiddleware:
                 context.in_flight,
             )
 
+    async def serve_directly(self, client: DirectClient) -> None:
+        """Serve one direct request (ADR 0051), like ``__call__`` without ASGI."""
+        route, clock = client.route, self._clock
+        context = client.context = RequestContext.of(client.fields, self._ids, clock.monotonic_ns())
+        self._observer.began(context.request_id, context.trace_id, context.parent)
+        try:
+            await route.serve(context, client, route.path_template)
+        except Exception as error:  # noqa: BLE001 - the outermost handler
+            response = self._error_response(error, context)
+            if client.status is None:
+                await client.send_response(response)
+        finally:
+            self._observer.ended(
+                route.method,
+                route.path_template,
+                client.status or status_of(ClientClosedRequestError()),
+                clock.monotonic_ns() - context.started_ns,
+                context.in_flight,
+            )
+            client.end()
+
     async def _fail(
         self, error: Exception, scope: Scope, receive: Receive, context: RequestContext, response: _ResponseHead
     ) -> None:
+        rendered = self._error_response(error, context)
+        if response.status is None:
+            await rendered(scope, receive, response.send)
+
+    def _error_response(self, error: Exception, context: RequestContext) -> Response:
+        """Return the response for an exception, and report it if it is a bug."""
         mapped = domain_error(error)
         if isinstance(mapped, InternalError):
             self._observer.failed(error)
-        if response.status is None:
-            allow = _allowed_methods(error)
-            await self._errors.response(mapped, context, allow=allow)(scope, receive, response.send)
+        return self._errors.response(mapped, context, allow=_allowed_methods(error))
 
 
 class _ResponseHead:
@@ -112,12 +141,7 @@ class _ResponseHead:
         if message["type"] == START:
             self.status = message["status"]
             took_ms = (self._clock.monotonic_ns() - self._context.started_ns) / 1e6
-            added = [
-                (b"x-request-id", str(self._context.request_id).encode("ascii")),
-                (b"x-trace-id", self._context.trace_id.encode("ascii")),
-                (b"x-response-time", b"%.3f" % took_ms),
-            ]
-            message = {**message, "headers": [*message["headers"], *added]}
+            message = {**message, "headers": [*message["headers"], *common_headers(self._context, took_ms)]}
         await self._send(message)
 
 

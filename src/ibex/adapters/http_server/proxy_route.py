@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ibex.adapters.http_server.asgi import JSON, Response
-from ibex.adapters.http_server.client_connection import ClientConnection
+from ibex.adapters.http_server.client_connection import AsgiClient
 from ibex.adapters.http_server.context import context_of
 from ibex.adapters.http_server.exchange_headers import exchange_headers
 from ibex.domain.errors import (
@@ -24,7 +24,7 @@ from ibex.domain.proxying.proxy_request import BufferedResponse, IncomingRequest
 
 if TYPE_CHECKING:
     from ibex.adapters.http_server.asgi import Receive, Scope, Send
-    from ibex.adapters.http_server.client_connection import Limits
+    from ibex.adapters.http_server.client_connection import ClientConnection, Limits
     from ibex.adapters.http_server.context import RequestContext
     from ibex.adapters.http_server.errors import ErrorResponses
     from ibex.adapters.http_server.observer import RequestObserver
@@ -40,7 +40,7 @@ _SESSION_END_ERRORS = (FieldError("X-IBEX-Session-End", FieldCode.INVALID_ENUM, 
 
 
 class ProxyRoute:
-    """A raw ASGI application, because the framework's request and response objects cost more than all other work."""
+    """The route of one operation, for requests by ASGI (ADR 0020) and for direct requests (ADR 0051)."""
 
     def __init__(
         self,
@@ -61,13 +61,29 @@ class ProxyRoute:
         self._capacity = capacity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. If the client has gone, send nothing."""
+        """Serve one ASGI request."""
+        parameters = scope.get("path_params", {})
+        target = NO_TARGET
+        if self._names_response:
+            target = Target(parameters["id"], scope["query_string"].decode("latin-1"))
+        client = AsgiClient(scope, receive, send, self._limits)
+        await self.serve(context_of(scope), client, scope["path_template"], parameters.get("org_id"), target)
+
+    async def serve(
+        self,
+        context: RequestContext,
+        client: ClientConnection,
+        path_template: str,
+        org_id: str | None = None,
+        target: Target = NO_TARGET,
+    ) -> None:
+        """Serve one request. If the client has gone, send nothing. ``org_id`` is the organization in the path."""
         reservation = Reservation(self._capacity)
-        context = context_of(scope)
         try:
-            async with ClientConnection(scope, receive, send, self._limits) as client:
+            async with client:
                 try:
-                    response = await self._proxy_request(self._incoming_request(scope, context, client, reservation))
+                    incoming = self._incoming_request(context, client, reservation, path_template, org_id, target)
+                    response = await self._proxy_request(incoming)
                     context.in_flight = response.in_flight
                     await self._send_response(response, context, client)
                 except asyncio.CancelledError:
@@ -121,12 +137,14 @@ class ProxyRoute:
             envelope = self._errors.encoded_envelope(error, context)
             await client.end_stream(stream.error_event(envelope))
 
-    def _target(self, scope: Scope) -> Target:
-        """Return the id and the query of a request that names a stored response."""
-        return Target(scope["path_params"]["id"], scope["query_string"].decode("latin-1"))
-
     def _incoming_request(
-        self, scope: Scope, context: RequestContext, client: ClientConnection, reservation: Reservation
+        self,
+        context: RequestContext,
+        client: ClientConnection,
+        reservation: Reservation,
+        path_template: str,
+        org_id: str | None,
+        target: Target,
     ) -> IncomingRequest:
         session_header = self._operation.session_header
         session_end = context.field(b"x-ibex-session-end")
@@ -136,23 +154,23 @@ class ProxyRoute:
             operation=self._operation,
             request_id=context.request_id,
             trace_id=context.trace_id,
-            credentials=context.credentials(scope),
+            credentials=context.credentials(org_id),
             read_body=partial(_read_body, context, client, reservation, self._has_body),
             reservation=reservation,
             has_gone=lambda: client.gone,
-            target=self._target(scope) if self._names_response else NO_TARGET,
+            target=target,
             session_handle=context.field(b"x-ibex-session-id") or None,
             default_session_handle=None if session_header is None else context.field(session_header),
             ends_session=_SESSION_END_VALUES.get(session_end, False),
             wrong_fields=() if session_end in _SESSION_END_VALUES else _SESSION_END_ERRORS,
-            trace_flags=self._trace_flags(scope, context),
+            trace_flags=self._trace_flags(context, path_template),
         )
 
-    def _trace_flags(self, scope: Scope, context: RequestContext) -> int:
+    def _trace_flags(self, context: RequestContext, path_template: str) -> int:
         """Return the flags of ``traceparent`` for the provider: the client's, or those of IBEX's sampling decision."""
         if context.parent is not None:
             return int(context.parent[-2:], 16) & _KNOWN_FLAGS
-        return int(self._observer.is_sampled(scope["method"], scope.get("path_template", "")))
+        return int(self._observer.is_sampled(self._operation.method, path_template))
 
 
 async def _read_body(

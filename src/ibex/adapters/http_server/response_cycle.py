@@ -95,24 +95,21 @@ class ResponseCycle(RequestResponseCycle):
                 self.expected_content_length, has_length = int(value), True
             elif name == b"connection":
                 self.keep_alive = self.keep_alive and value.lower() != b"close"
-        kept = [b"%b: %b\r\n" % (name, value) for name, value in fields if name != b"connection"]
-        lines = [STATUS_LINE[status], *kept]
+        kept = [field for field in fields if field[0] != b"connection"]
         is_open = not has_length and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY
         if is_open and self.scope["http_version"] == "1.0":  # without chunked coding (RFC 9112, 6.1)
             self._until_closed, self.keep_alive = True, False
         elif is_open:
             self.chunked_encoding = True
-            lines.append(b"transfer-encoding: chunked\r\n")
+            kept.append((b"transfer-encoding", b"chunked"))
         if not self.keep_alive or status == _UPGRADE_REQUIRED:
-            lines.append(b"connection: %b\r\n" % self._connection_options(status))
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\x00" in head:
-            raise RuntimeError("a header of the response contains a line break or a NUL")
+            kept.append((b"connection", self._connection_options(status)))
+        head = response_head(status, kept)
         self.response_started, self.waiting_for_100_continue = True, False
         if has_length:
-            self._held = head + b"\r\n"
+            self._held = head
         else:
-            self.transport.write(head + b"\r\n")
+            self.transport.write(head)
 
     def _connection_options(self, status: int) -> bytes:
         """Return the value of the Connection header, which must list the Upgrade header of a 426 (RFC 9110, 7.8)."""
@@ -140,10 +137,8 @@ class ResponseCycle(RequestResponseCycle):
                 raise RuntimeError("the body of the response is not as long as its content-length")
             self.expected_content_length = left
         head, self._held = self._held, b""
-        if len(body) > _JOINED_BYTES:
-            self.transport.writelines((head, body))
-        elif head or body:
-            self.transport.write(head + body)
+        if head or body:
+            write_joined(self.transport, head, body)
 
     async def _break_off(self) -> None:
         """Close the connection after an application error, with a bare 500 if nothing was sent yet."""
@@ -156,6 +151,23 @@ class ResponseCycle(RequestResponseCycle):
         self.response_complete = True
         self.message_event.set()
         self.on_response()
+
+
+def response_head(status: int, fields: Headers) -> bytes:
+    """Return the head of a response, with the blank line. Raises ``RuntimeError`` for a header with a line break."""
+    head = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % field for field in fields]) + b"\r\n"
+    lines = len(fields) + 2
+    if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\x00" in head:
+        raise RuntimeError("a header of the response contains a line break or a NUL")
+    return head
+
+
+def write_joined(transport: asyncio.Transport, head: bytes, body: bytes) -> None:
+    """Write the head of a response and a body in one call."""
+    if len(body) > _JOINED_BYTES:
+        transport.writelines((head, body))
+    else:
+        transport.write(head + body)
 
 
 def last_cycle(connection: HttpToolsProtocol) -> ResponseCycle:

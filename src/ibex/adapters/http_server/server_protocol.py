@@ -8,11 +8,12 @@ from weakref import ref
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ibex.adapters.http_server.client_connection import WATCH, WHOLE_BODY
 from ibex.adapters.http_server.client_reading import ClientReading
+from ibex.adapters.http_server.closable_protocol import ClosableHttpProtocol
 from ibex.adapters.http_server.connections import MAX_DISCARDED_BYTES, ConnectionLimits, ConnectionTable, Reading
+from ibex.adapters.http_server.direct_request import DirectClient
 from ibex.adapters.http_server.errors import NotHttpError
 from ibex.adapters.http_server.outer_middleware import REFUSED
 from ibex.adapters.http_server.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, end_of_request_line, header_error
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
     from uvicorn._types import ASGI3Application
     from uvicorn.config import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
     from ibex.adapters.http_server.asgi import Scope
     from ibex.adapters.http_server.connections import State
+    from ibex.adapters.http_server.direct_request import DirectRequest, DirectRoutes
     from ibex.adapters.http_server.early_refusal import EarlyRefusal, EarlyRefusals
     from ibex.domain.errors import IbexError
 
@@ -44,7 +47,7 @@ _UPGRADE_HEADERS: Final = {b"connection", b"proxy-connection", b"http2-settings"
 _NOTHING_YET, _HEAD, _BODY, _DISCARDED = Reading
 
 
-class LimitedHttpProtocol(HttpToolsProtocol):
+class LimitedHttpProtocol(ClosableHttpProtocol):
     """One client connection.
 
     Heads, trailers and the framing of chunks are limited in size. ``ConnectionTable`` limits how long the connection
@@ -66,12 +69,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.state: State | None = None
+        self.state = None
         self._table = self.table or ConnectionTable(ConnectionLimits())
         self._client_reading: ClientReading | None = None
         self._on_client_left: Callable[[], None] | None = None
-        self._running: RequestResponseCycle | None = None
-        self._reading: int = _NOTHING_YET
+        self._running = None
+        self._reading = _NOTHING_YET
         self._read = b""
         self._after_line = 0
         self._is_first_in_read = True
@@ -82,6 +85,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._discarded_bytes = 0
         self._error: IbexError | None = None
         self._early: EarlyRefusals | None = getattr(self.app, "early_refusals", None)
+        self._direct: DirectRoutes | None = getattr(self.app, "direct_routes", None)
         self._early_refusal: EarlyRefusal | None = None
 
     @classmethod
@@ -124,14 +128,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             else:
                 self.transport.abort()
 
-    def shutdown(self) -> None:
-        """Close the connection after the responses to the requests on it."""
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.keep_alive = False
-        elif self._reading != _DISCARDED:
-            self.transport.close()
-
     def overdue(self, state: State) -> None:
         """Abort the connection, unless unsent response data or paused reading explains the delay."""
         if state is self._table.lingering and self.transport.get_write_buffer_size():
@@ -156,12 +152,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._client_reading = ClientReading(self.transport, self._table.limits)
         self._client_reading.begin()
 
-    def _watch(self, left: Callable[[], None]) -> None:
-        """Call ``left`` when the connection is lost before the response to the running request is complete.
+    def watch(self, on_left: Callable[[], None]) -> None:
+        """Call ``on_left`` when the connection is lost before the response to the running request is complete.
 
         The server detects this only while it reads, so this resumes reading after a large body or pipelined requests.
         """
-        self._on_client_left = left
+        self._on_client_left = on_left
         self._resume_reading()
 
     def _resume_reading(self) -> None:
@@ -188,6 +184,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         cycle.__class__ = ResponseCycle
         self._running = cycle
+        if self._table.is_draining and not self.pipeline:
+            cycle.keep_alive = False
         super()._start_asgi_task(cycle, app)
 
     def _linger(self) -> None:
@@ -208,18 +206,25 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     # Requests
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, unless data is being discarded."""
-        reading = self._reading
-        if reading == _DISCARDED:
+        """Serve a direct request at once. Feed the parser with other data, unless data is being discarded."""
+        if self._reading == _DISCARDED:
             self._count_discarded(len(data))
             return
-        if reading == _BODY:
+        if self._reading == _NOTHING_YET and self._running is None and self._direct is not None and self._error is None:
+            request = self._direct.parse(data)
+            if request is not None:
+                self._serve_directly(self._direct, request)
+                return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        if self._reading == _BODY:
             self._framing_bytes += len(data)
             self._is_first_in_read = False
         else:
             self._head_bytes += len(data)
             self._is_first_in_read = True
-        if reading == _HEAD:
+        if self._reading == _HEAD:
             self._read += data
         else:
             self._read, self._after_line = data, 0
@@ -237,6 +242,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._read = b""
             if self._framing_bytes or self.state is self._table.framing:
                 self._limit_framing()
+
+    def _serve_directly(self, routes: DirectRoutes, request: DirectRequest) -> None:
+        self._table.enter(self, self._table.request)
+        client = DirectClient(request, self, self.server_state.default_headers, routes.clock)
+        # the base class and this one see a running cycle, with the attributes that they use
+        self._running = self.cycle = cast("RequestResponseCycle", client)
+        task = self.loop.create_task(routes.serve(client))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def _count_discarded(self, size: int) -> None:
         """Limit the discarded bytes of the connection in total, and those of the worker in each second."""
@@ -284,7 +298,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             raise NotHttpError
         super().on_message_begin()
         self._reading = _HEAD
-        extensions = {WATCH: self._watch}
+        extensions = {WATCH: self.watch}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # typed for its own extensions
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -336,7 +350,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """End the body."""
         if self._early_refusal is not None:
             keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
-            self._send_early_refusal(keep_alive=keep_alive)
+            self._send_early_refusal(keep_alive=keep_alive and not self._table.is_draining)
         elif self._reading == _BODY:
             self.cycle.more_body = False
             self.cycle.message_event.set()
@@ -392,6 +406,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._table.enter(self, self._table.request)
         scope = cast("Scope", self.scope)
         scope.update({"method": "", "path": "", "raw_path": b"", "query_string": b"", "headers": origin})
-        scope["extensions"] = {WATCH: self._watch, REFUSED: error}
+        scope["extensions"] = {WATCH: self.watch, REFUSED: error}
         self.cycle = last_cycle(self)
         self._start_asgi_task(self.cycle, self.app)

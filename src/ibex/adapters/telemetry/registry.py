@@ -103,7 +103,8 @@ class Registry:
         now_ns = time.monotonic_ns()
         for number, segment in enumerate(self._segments):
             is_alive = segment in alive
-            merged[self._up.name].add((), [is_alive], str(number))
+            if segment.pid:  # else the segment is spare, for a worker that replaces another one
+                merged[self._up.name].add((), [is_alive], str(number))
             if is_alive and segment.heartbeat_ns:
                 merged[self._silent.name].add((), [now_ns - segment.heartbeat_ns], str(number))
             self._merge(merged, segment, str(number), is_alive=is_alive)

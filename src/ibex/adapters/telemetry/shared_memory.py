@@ -110,9 +110,13 @@ class SharedMemorySegment:
         self._head[_HEARTBEAT] = 0
         self._head[_CONNECTIONS] = 0
 
+    def release(self) -> None:
+        """Leave the segment without a writer, after the last one has ended. Its numbers stay."""
+        self._head[_PID] = 0
+
     @property
     def pid(self) -> int:
-        """The process id of the current or last writer, 0 if no process ever attached."""
+        """The process id of the current or last writer, 0 if no process has attached, or after ``release``."""
         return self._head[_PID]
 
     @property

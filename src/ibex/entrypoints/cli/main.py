@@ -59,7 +59,10 @@ for _command in (
 
 
 def main(arguments: list[str] | None = None, invocation: Invocation | None = None) -> int:
-    """Run a command and return its exit code: 0 for success, 1 for a failure, 2 for invalid usage or settings."""
+    """Run a command and return its exit code: 0 for success, 1 for a failure, 2 for invalid usage or settings.
+
+    `ibex migrate --check` returns 3 if migrations are pending.
+    """
     if invocation is None:  # a new process, whose imports create many objects that live until it ends
         collect_rarely()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
 
+EXIT_PENDING: Final = 3
 _SERVER_SETTINGS: Final = (
     "IBEX_DATABASE_URL",
     "IBEX_AUTH_DATABASE_URL",
@@ -59,19 +60,18 @@ def _short(path: str) -> str:
 @click.option(
     "--workers",
     type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    help="The number of worker processes, which share one port.",
+    help="The number of worker processes, which share one port. SIGHUP replaces them one by one. Default: one process "
+    "that serves by itself.",
 )
 @click.pass_obj
-def serve(invocation: Invocation, workers: int) -> None:
+def serve(invocation: Invocation, workers: int | None) -> None:
     """Start the proxy with the servers that the settings name."""
     from ibex.entrypoints.proxy import serve as run  # noqa: PLC0415 - keeps --help quick
 
     environ = invocation.environ_of_settings()
-    has_servers = workers > 1 or invocation.in_production or any(environ.get(name) for name in _SERVER_SETTINGS)
+    has_servers = (workers or 1) > 1 or invocation.in_production or any(environ.get(name) for name in _SERVER_SETTINGS)
     with invocation.explaining_missing_settings("" if has_servers else invocation.no_instance()):
-        raise Exit(run(environ, workers))
+        raise Exit(run(invocation.environ_of_settings, workers))
 
 
 @click.group()
@@ -90,15 +90,24 @@ def serve_auth(invocation: Invocation) -> None:
 
 
 @click.command()
+@click.option(
+    "--check", is_flag=True, help=f"Change nothing. Exit with {EXIT_PENDING} if migrations are pending, else with 0."
+)
 @click.pass_obj
-def migrate(invocation: Invocation) -> None:
+def migrate(invocation: Invocation, *, check: bool) -> None:
     """Migrate PostgreSQL and ClickHouse to the schema of this version."""
-    from ibex.entrypoints.migrations import migrate as run  # noqa: PLC0415 - keeps --help quick
+    from ibex.entrypoints import migrations  # noqa: PLC0415 - keeps --help quick
 
     with invocation.explaining_missing_settings():
-        done = run(invocation.settings())
-    for line in done:
+        if check:
+            schemas = migrations.check(invocation.settings())
+            lines = [schema.report for schema in schemas]
+        else:
+            schemas, lines = [], migrations.migrate(invocation.settings())
+    for line in lines:
         click.echo(line)
+    if any(schema.is_pending for schema in schemas):
+        raise Exit(EXIT_PENDING)
 
 
 @click.command("bootstrap")

@@ -12,9 +12,11 @@ from uuid import UUID
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
+from harness.clickhouse_client import RecordingClient
 from harness.exchanges import an_exchange
 from ibex.adapters.clickhouse import content_coding
 from ibex.adapters.clickhouse.connection import ClickHouseConnection
+from ibex.adapters.clickhouse.inserts import SYNCHRONOUS
 from ibex.adapters.clickhouse.trace_queries import COLUMNS
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
 from ibex.domain.record.sessions import SinkRefusedError, SinkUnavailableError
@@ -41,32 +43,10 @@ def test_the_repr_shows_no_password() -> None:
     assert "canary" not in repr(ClickHouseTraces("http://u:canary@127.0.0.1:1/ibex"))
 
 
-class RecordingClient:
-    """A client that records inserts, or raises an error."""
-
-    write_compression = "lz4"
-
-    def __init__(self, refusal: DatabaseError | None = None) -> None:
-        self.inserts: list[dict[str, Any]] = []
-        self._refusal = refusal
-
-    def raw_insert(self, table: str, **arguments: Any) -> None:
-        """Record encoded rows."""
-        self.inserts.append({"table": table, **arguments})
-        if self._refusal is not None:
-            raise self._refusal
-
-    def close(self) -> None:
-        """Do nothing."""
-
-    def close_connections(self) -> None:
-        """Do nothing."""
-
-
 @asynccontextmanager
-async def over(client: RecordingClient) -> AsyncIterator[ClickHouseTraces]:
+async def over(client: RecordingClient, cluster: str | None = None) -> AsyncIterator[ClickHouseTraces]:
     """Return traces over this client."""
-    traces = ClickHouseTraces("http://u:p@127.0.0.1:1/my`db")
+    traces = ClickHouseTraces("http://u:p@127.0.0.1:1/my`db", cluster=cluster)
     traces._connection = ClickHouseConnection(lambda: cast("Client", client))  # noqa: SLF001 - there is no public setter
     await traces.open()
     yield traces
@@ -80,7 +60,7 @@ def _trace(**changes: Any) -> Trace:
 
 
 async def test_a_batch_is_one_compressed_insert_under_its_token() -> None:
-    """A row has every column. Rows are compressed with the common coding, and the server does not delay the insert."""
+    """A row has every column, and rows are compressed with the common coding. The server waits for other batches."""
     client = RecordingClient()
     async with over(client) as traces:
         await traces.write([_trace(emitter_seq=n) for n in range(250)], "a-token")
@@ -91,7 +71,36 @@ async def test_a_batch_is_one_compressed_insert_under_its_token() -> None:
     assert rows[0]["requested_at"] == "2026-01-02T03:04:05.678901Z"
     assert (insert["table"], insert["compression"]) == ("`my\\`db`.llm_traces", "lz4")
     assert insert["settings"]["insert_deduplication_token"] == "a-token"
-    assert insert["settings"]["async_insert"] == 0
+    assert insert["settings"]["async_insert_busy_timeout_max_ms"] == "100"
+
+
+async def test_a_cluster_is_written_to_through_the_table_of_the_server() -> None:
+    """The Distributed table in front would not recognize a repeated batch."""
+    client = RecordingClient(engine="ReplicatedMergeTree")
+    async with over(client, cluster="main") as traces:
+        await traces.write([_trace()], "a-token")
+    assert client.inserts[0]["table"] == "`my\\`db`.llm_traces_local"
+
+
+async def test_a_batch_that_was_refused_with_others_is_tried_by_itself() -> None:
+    """Another worker's row could be the reason. The batch keeps its token and its rows."""
+    client = RecordingClient(DatabaseError("", code=469))
+    async with over(client) as traces:
+        await traces.write([_trace()], "a-token")
+    together, alone = client.inserts
+    assert alone["settings"] == {**SYNCHRONOUS, "insert_deduplication_token": "a-token"}
+    assert alone["insert_block"] == together["insert_block"]
+
+
+async def test_the_server_is_asked_again_after_an_error() -> None:
+    """The table may have been created since, or be another one."""
+    client = RecordingClient(DatabaseError("", code=60), engine="")
+    async with over(client) as traces:
+        with pytest.raises(SinkUnavailableError):
+            await traces.write([_trace()], "a-token")
+        client.engine = "MergeTree"
+        await traces.write([_trace()], "a-token")
+    assert [insert["settings"].get("async_insert", 1) for insert in client.inserts] == [0, 1]
 
 
 async def test_a_server_without_compression_gets_plain_rows() -> None:
@@ -112,7 +121,8 @@ async def test_an_invalid_value_is_a_refusal_and_any_other_error_is_an_outage(
     code: int, error: type[Exception]
 ) -> None:
     """A missing table or a lack of memory is an outage: no row becomes a dead letter because of it."""
-    async with over(RecordingClient(DatabaseError("canary", code=code))) as traces:
+    error_of_server = DatabaseError("canary", code=code)
+    async with over(RecordingClient(error_of_server, error_of_server)) as traces:
         with pytest.raises(error) as caught:
             await traces.write([_trace()], "a-token")
     assert "canary" not in str(caught.value)

@@ -11,7 +11,14 @@ from openai._streaming import SSEDecoder
 from harness.chat_scene import ORG
 from harness.http_scene import AsgiCall
 from ibex.adapters.http_server.asgi import Response
-from ibex.adapters.http_server.client_connection import WATCH, WHOLE_BODY, ClientConnection, Limits
+from ibex.adapters.http_server.client_connection import (
+    KEEP_ALIVE,
+    WATCH,
+    WHOLE_BODY,
+    AsgiClient,
+    ClientConnection,
+    Limits,
+)
 from ibex.domain.errors import OverloadedError, PayloadTooLargeError, RequestTimeoutError
 from ibex.domain.proxying.capacity import Capacity, Reservation
 
@@ -25,7 +32,7 @@ ANSWER = Response(200, b"text/plain", b"abc", [])
 
 def connection_of(call: AsgiCall, limits: Limits | None = None) -> ClientConnection:
     """Return the client connection of a call."""
-    return ClientConnection({}, call.receive, call.send, limits or Limits())
+    return AsgiClient({}, call.receive, call.send, limits or Limits())
 
 
 def reservation(capacity: Capacity | None = None) -> Reservation:
@@ -69,14 +76,14 @@ async def test_a_server_with_the_watch_extension_needs_no_task() -> None:
     callbacks: list[Callable[[], None]] = []
     call = AsgiCall()
     before = asyncio.all_tasks()
-    async with ClientConnection({"extensions": {WATCH: callbacks.append}}, call.receive, call.send, Limits()) as client:
+    async with AsgiClient({"extensions": {WATCH: callbacks.append}}, call.receive, call.send, Limits()) as client:
         assert not callbacks
         await client.read_body(None, reservation())
         assert asyncio.all_tasks() == before
         callbacks[0]()
         await until_gone(client)
 
-    async with ClientConnection({"extensions": {WATCH: callbacks.append}}, call.receive, call.send, Limits()) as client:
+    async with AsgiClient({"extensions": {WATCH: callbacks.append}}, call.receive, call.send, Limits()) as client:
         await client.send_response(ANSWER)
         callbacks[0]()
     assert not client.gone
@@ -150,15 +157,28 @@ async def test_other_exceptions_propagate() -> None:
 
 
 async def test_no_background_task_outlives_the_block() -> None:
-    """This applies to the task that watches the client and the one that fills silences."""
+    """This applies to the task that watches the client and to one that sends a comment."""
     before = asyncio.all_tasks()
-    async with connection_of(AsgiCall()) as client:
+    call = AsgiCall()
+    async with connection_of(call, Limits(keep_alive_s=0.001)) as client:
         await client.read_body(None, reservation())
         await client.begin_stream([])
-        assert len(asyncio.all_tasks() - before) >= 2
+        assert asyncio.all_tasks() - before
+        await call.until_sent(2)
+        assert call.response().body == KEEP_ALIVE
         await client.end_stream()
 
     assert not {t for t in asyncio.all_tasks() - before if not t.done()}
+
+
+async def test_a_stream_has_no_task_for_its_silences() -> None:
+    """A timer waits for the silence, so that a thousand silent streams cost no task each."""
+    call = AsgiCall()
+    before = asyncio.all_tasks()
+    async with AsgiClient({"extensions": {WATCH: lambda _: None}}, call.receive, call.send, Limits()) as client:
+        await client.begin_stream([])
+        await client.send_chunk(b"data: 1\n\n")
+        assert asyncio.all_tasks() == before
 
 
 async def test_a_body_of_the_limit_is_read_and_one_byte_more_is_not() -> None:
@@ -260,7 +280,7 @@ async def test_a_slow_body_times_out(declared: int | None, least_s: float) -> No
         await asyncio.sleep(0.005)
         return {"type": "http.request", "body": b"a", "more_body": True}
 
-    async with ClientConnection({}, trickle, AsgiCall().send, limits) as client:
+    async with AsgiClient({}, trickle, AsgiCall().send, limits) as client:
         with pytest.raises(RequestTimeoutError):
             await client.read_body(declared, reservation())
     assert clock.time() - began >= least_s
@@ -273,7 +293,7 @@ async def test_a_body_that_always_has_data_ready_times_out() -> None:
     async def trickle() -> Message:
         return {"type": "http.request", "body": b"a", "more_body": True}
 
-    async with ClientConnection({}, trickle, AsgiCall().send, limits) as client:
+    async with AsgiClient({}, trickle, AsgiCall().send, limits) as client:
         with pytest.raises(RequestTimeoutError):
             await client.read_body(None, reservation())
 
@@ -325,7 +345,7 @@ async def test_a_body_that_arrives_with_its_head_is_reserved() -> None:
     capacity = Capacity(slots=10, body_bytes=100, max_authenticating=10)
     call = AsgiCall()
     scope = {"extensions": {WHOLE_BODY: lambda: b"abc", WATCH: lambda _: None}}
-    async with ClientConnection(scope, call.receive, call.send, Limits()) as client:
+    async with AsgiClient(scope, call.receive, call.send, Limits()) as client:
         held = reservation(capacity)
         assert await client.read_body(3, held) == b"abc"
         assert capacity.body_bytes.in_use == 3

@@ -100,10 +100,10 @@ def test_repeated_header_fields_are_joined() -> None:
 def test_credentials_come_from_headers_and_path() -> None:
     """An absent one is None."""
     scope = scope_of("GET", "/", [(b"authorization", BEARER.encode()), (b"x-ibex-agent-id", b" agent ")])
-    claimed = RequestContext.begin(scope, SequentialIds(), 0).credentials(scope | {"path_params": {"org_id": "org"}})
+    claimed = RequestContext.begin(scope, SequentialIds(), 0).credentials("org")
 
     assert (claimed.token, claimed.agent_id, claimed.org_id) == (TOKEN_TEXT, "agent", "org")
-    nothing = context().credentials({})
+    nothing = context().credentials(None)
     assert (nothing.token, nothing.agent_id, nothing.org_id) == (None, None, None)
 
 
