@@ -52,6 +52,16 @@ else
 endif
 	@touch $@
 
+# What checks a release is no part of developing: an environment of its own, without IBEX.
+RELEASE := $(VENV)-release
+RELEASE_STAMP := $(RELEASE)/.installed
+LOCK := $(or $(firstword $(wildcard deploy/*.lock deploy/*lock*.txt)),constraints.txt)
+
+$(RELEASE_STAMP): release/tools.txt
+	@$(PYTHON) -m venv $(RELEASE)
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --requirement release/tools.txt
+	@touch $@
+
 .PHONY: help
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -181,6 +191,18 @@ constraints: ## pin what a fresh environment resolves to
 	  .venv-constraints/bin/python -m pip freeze --exclude ibex-harness --exclude pip --exclude setuptools) > constraints.txt
 	@rm -rf .venv-constraints
 
+.PHONY: audit
+audit: $(RELEASE_STAMP) ## ask for known vulnerabilities of every pinned package; needs a network; ARGS="--vulnerability-service osv"
+	@$(RELEASE)/bin/python release/audit.py $(LOCK) $(ARGS)
+
+.PHONY: sbom
+sbom: $(RELEASE_STAMP) ## list what an installation contains, as CycloneDX in dist/; EXTRAS=embedded,otel for more
+	@PYTHONPATH=. $(RELEASE)/bin/python -m release.bill_of_materials "$(EXTRAS)" constraints.txt
+
+.PHONY: release-check
+release-check: $(RELEASE_STAMP) ## build wheel and sdist, and try them as users get them; ARGS=--draft before the changelog is dated
+	@PYTHONPATH=. $(RELEASE)/bin/python -m release.check $(ARGS)
+
 .PHONY: lines
 lines: ## count lines of code by folder, and the largest files
 	@git ls-files 'src/*.py' 'tests/*.py' 'alembic/*.py' | xargs wc -l | awk '$$2 != "total" {n = split($$2, p, "/"); d = p[1]; for (i = 2; i < n && i < 5; i++) d = d "/" p[i]; s[d] += $$1; t += $$1} END {for (d in s) printf "%6d %s\n", s[d], d; printf "%6d all\n", t}' | sort -k2
@@ -188,4 +210,4 @@ lines: ## count lines of code by folder, and the largest files
 
 .PHONY: clean
 clean: ## remove the environment and caches; data in .ibex stays
-	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-transport $(VENV)-clients .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-transport $(VENV)-clients $(RELEASE) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

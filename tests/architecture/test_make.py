@@ -19,6 +19,8 @@ def clone(tmp_path: Path) -> Path:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy2(ROOT / name, tmp_path)
     (tmp_path / ".venv").mkdir()
+    (tmp_path / "release").mkdir()
+    shutil.copy2(ROOT / "release" / "tools.txt", tmp_path / "release")
     return tmp_path
 
 
@@ -68,3 +70,28 @@ def test_test_after_run_adds_the_missing_dependencies(clone: Path, uv: str) -> N
 
     assert "install" not in would_run(clone, "run", uv)
     assert DEVELOP in would_run(clone, "test", uv)
+
+
+@pytest.mark.parametrize(
+    ("target", "program"),
+    [
+        ("audit", "release/audit.py constraints.txt"),
+        ("sbom", '-m release.bill_of_materials ""'),
+        ("release-check", "-m release.check"),
+    ],
+)
+def test_a_release_is_checked_in_an_environment_of_its_own(clone: Path, target: str, program: str) -> None:
+    """Its tools are no dependencies of developing."""
+    commands = would_run(clone, target, "")
+
+    assert "pip install --quiet --disable-pip-version-check --requirement release/tools.txt" in commands
+    assert f".venv-release/bin/python {program}" in commands
+    assert DEVELOP not in commands
+
+
+def test_the_lock_file_of_deployment_is_audited_if_it_exists(clone: Path) -> None:
+    """It names what a deployment installs."""
+    (clone / "deploy").mkdir()
+    (clone / "deploy" / "requirements.lock").touch()
+
+    assert "release/audit.py deploy/requirements.lock" in would_run(clone, "audit", "")

@@ -40,7 +40,8 @@ async def exported() -> dict[str, Family]:
     for environment in (ProductionAdapters, EmbeddedAdapters):
         adapters = environment()
         application = application_of(adapters, settings)
-        for made in (application.app, application.abandon_idle_sessions, adapters.background, adapters.loop_lag):
+        used = (application.app, application.abandon_idle_sessions, adapters.background, adapters.loop_lag)
+        for made in (*used, adapters.orphaned_journals):
             made()
         families |= adapters.registry().families
     auth = AuthAdapters()

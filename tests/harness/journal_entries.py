@@ -39,6 +39,7 @@ class FullJournal:
 
     depths: dict[Sink, int] = field(default_factory=dict)
     traces_dropped: int = 0
+    max_bytes: int = 1_000
     since: dict[Sink, datetime] = field(default_factory=dict)
 
     def depth(self, sink: Sink) -> int:

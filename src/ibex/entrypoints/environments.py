@@ -40,9 +40,10 @@ from ibex.adapters.redis.shared_responses import PURPOSE, RedisSharedResponses
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry, InstrumentedSharedDirectives, InstrumentedTokenVerifier
+from ibex.adapters.telemetry.calls_to_auth import AuthReplicaTelemetry, InstrumentedAgentVerifier
 from ibex.adapters.telemetry.current_request import CURRENT
 from ibex.adapters.telemetry.freshness import WatchTelemetry
-from ibex.adapters.telemetry.journal import OrphanedJournalTelemetry
+from ibex.adapters.telemetry.journal import RecoveryTelemetry
 from ibex.adapters.telemetry.loop_lag import LoopLag
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.ops import AuthMetrics
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
 
     from ibex.adapters.redis.link import RedisObserver
-    from ibex.adapters.telemetry.journal import MeasuredJournal, SearchedJournals
+    from ibex.adapters.telemetry.journal import MeasuredJournal
     from ibex.domain.clock import Clock
     from ibex.domain.directives.shared import SharedDirectives
     from ibex.domain.freshness.epochs import Epochs
@@ -91,11 +92,8 @@ def _traces(url: Secret[str], cluster: str | None) -> ClickHouseTraces:
     return ClickHouseTraces(url.reveal(), cluster=cluster)
 
 
-def _metrics(
-    clock: Clock, journal: MeasuredJournal, registry: Registry, routed: ProviderRegistry, orphaned: SearchedJournals
-) -> Metrics:
+def _metrics(clock: Clock, journal: MeasuredJournal, registry: Registry, routed: ProviderRegistry) -> Metrics:
     """Return the metrics, with the series of each provider and each route of an operation."""
-    OrphanedJournalTelemetry(registry, orphaned)
     routes = [path for operation in OPERATIONS for path in operation_paths(operation)]
     names = dict.fromkeys(name for _, name in routed.patterns)
     return Metrics(clock, journal, registry, providers=names, routes=routes)
@@ -111,7 +109,7 @@ def read_file(variable: str, path: str | None) -> bytes | None:
         raise SettingsError(f"{variable} is {path!r}, which cannot be read ({error.strerror}).") from None
 
 
-def _channel(settings: Settings, ids: IdSource) -> GrpcAuthChannel:
+def _channel(settings: Settings, ids: IdSource, registry: Registry) -> GrpcAuthChannel:
     def request_id() -> UUID:
         current = CURRENT.get()
         return ids.uuid7() if current is None else current.request_id
@@ -125,9 +123,11 @@ def _channel(settings: Settings, ids: IdSource) -> GrpcAuthChannel:
         raise SettingsError(f"IBEX_AUTH_CLIENT_CERT_FILE cannot be used: {wrong}.") from None
     token = settings.auth_service_token
     security = ChannelSecurity(None if token is None else token.reveal(), tls)
-    return GrpcAuthChannel(
+    auth = GrpcAuthChannel(
         settings.auth_address or "", request_id, security=security, timeout_s=settings.auth_timeout_s
     )
+    AuthReplicaTelemetry(registry, lambda: auth.replicas)
+    return auth
 
 
 def _credential_provider(settings: Settings) -> CredentialProvider | None:
@@ -190,12 +190,13 @@ class _ProxyAdapters(_Adapters):
         max_bytes=_Adapters.settings.provided.journal_max_bytes,
         claim=providers.Object(claim_any),
     )
-    orphaned_journals = providers.Singleton(
-        OrphanedSqliteJournals, _Adapters.settings.provided.journal_dir, _Adapters.ids
-    )
     metric_segments = providers.Object(())
     own_segment = providers.Object(0)
     registry = providers.Singleton(Registry, "ibex_proxy_", metric_segments, own_segment)
+    recovered = providers.Singleton(RecoveryTelemetry, registry).provided.searched
+    orphaned_journals = providers.Singleton(
+        OrphanedSqliteJournals, _Adapters.settings.provided.journal_dir, _Adapters.ids, recovered
+    )
     cache_telemetry = providers.Singleton(CacheTelemetry, registry)
     watch_telemetry = providers.Singleton(WatchTelemetry, registry)
     loop_lag = providers.Singleton(LoopLag, registry, _Adapters.clock)
@@ -206,7 +207,7 @@ class _ProxyAdapters(_Adapters):
 
     transport = providers.Singleton(transport_of, _Adapters.settings)
     provider_registry = providers.Singleton(provider_registry_of, _Adapters.settings, transport, _Adapters.clock)
-    metrics = providers.Singleton(_metrics, _Adapters.clock, journal, registry, provider_registry, orphaned_journals)
+    metrics = providers.Singleton(_metrics, _Adapters.clock, journal, registry, provider_registry)
     journals = providers.Singleton(Journals, journal, orphaned_journals)
 
 
@@ -243,13 +244,14 @@ class EmbeddedAdapters(_ProxyAdapters):
 class ProductionAdapters(_ProxyAdapters):
     """The adapters of a production worker: auth over gRPC, Redis, PostgreSQL and ClickHouse."""
 
-    channel = providers.Singleton(_channel, _Adapters.settings, _Adapters.ids)
+    channel = providers.Singleton(_channel, _Adapters.settings, _Adapters.ids, _ProxyAdapters.registry)
     token_verifier = providers.Singleton(
         InstrumentedTokenVerifier,
         providers.Singleton(GrpcTokenVerifier, channel, _Adapters.clock),
         _ProxyAdapters.cache_telemetry,
     )
-    agent_verifier = providers.Singleton(GrpcAgentVerifier, channel, _Adapters.clock)
+    agents = providers.Singleton(GrpcAgentVerifier, channel, _Adapters.clock)
+    agent_verifier = providers.Singleton(InstrumentedAgentVerifier, agents, _ProxyAdapters.cache_telemetry)
     watch_connector = providers.Singleton(GrpcWatch, channel)
     live_tokens = providers.Singleton(GrpcLiveTokens, channel)
 

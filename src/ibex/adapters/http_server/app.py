@@ -96,24 +96,19 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
         router = Preflights(router, cors)
     early = EarlyRefusals(_needing_token(routes), errors, observer, clock, ids, base_path=base_path, cors=cors)
     hot = [served for served in routes if "{" not in served.paths[0]]
-    app = OuterMiddleware(
-        router,
-        errors,
-        observer,
-        clock,
-        ids,
-        fast_paths={
-            (served.method, (base_path + served.paths[0]).encode()): (served.paths[0], served.app) for served in hot
-        },
-        early_refusals=early,
-    )
-    direct = [
+    fast_paths = {(s.method, (base_path + s.paths[0]).encode()): (s.paths[0], s.app) for s in hot}
+    app = OuterMiddleware(router, errors, observer, clock, ids, fast_paths=fast_paths, early_refusals=early)
+    app.direct_routes = DirectRoutes(_direct(hot, base_path, limits), app.serve_directly, clock)
+    return app if cors is None else CorsMiddleware(app, cors)
+
+
+def _direct(routes: Iterable[_OperationRoute], base_path: str, limits: Limits) -> list[DirectRoute]:
+    """Return the routes whose requests can be direct (ADR 0051)."""
+    return [
         DirectRoute(base_path + served.paths[0], served.paths[0], served.app.serve, limits)
-        for served in hot
+        for served in routes
         if served.method == "POST"
     ]
-    app.direct_routes = DirectRoutes(direct, app.serve_directly, clock)
-    return app if cors is None else CorsMiddleware(app, cors)
 
 
 def _needing_token(routes: Iterable[_OperationRoute]) -> dict[bytes, list[str]]:

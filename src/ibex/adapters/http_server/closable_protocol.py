@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import select
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ibex.adapters.http_server.connections import Reading
+from ibex.adapters.http_server.connections import MAX_DISCARDED_BYTES, Reading
 
 if TYPE_CHECKING:
     import asyncio
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-    from ibex.adapters.http_server.connections import ConnectionTable, State
+    from ibex.adapters.http_server.connections import ConnectionTable, State, Tracked
 
 
 class ClosableHttpProtocol(HttpToolsProtocol):
@@ -29,6 +29,8 @@ class ClosableHttpProtocol(HttpToolsProtocol):
     _table: ConnectionTable
     _running: RequestResponseCycle | None
     _reading: int
+    _read: bytes
+    _discarded_bytes = 0
 
     def announce_close(self) -> None:
         """Announce in the head of the running response that the connection closes, unless the head has been sent."""
@@ -56,6 +58,29 @@ class ClosableHttpProtocol(HttpToolsProtocol):
     def _close_if_nothing_arrived(self) -> None:
         if self._reading == Reading.NOTHING_YET and not _has_unread_data(self.transport):
             self.transport.close()
+
+    def _linger(self) -> None:
+        """Half-close, and discard what the client still sends.
+
+        Closing at once would send a reset to a client that is still writing, which can destroy the unread response.
+        """
+        self._discard()
+        self._table.enter(cast("Tracked", self), self._table.lingering)
+        self.transport.write_eof()
+
+    def _discard(self) -> None:
+        self._reading = Reading.DISCARDED
+        self._read = b""
+        self.pipeline.clear()
+        self.flow.resume_reading()
+
+    def _count_discarded(self, size: int) -> None:
+        """Limit the discarded bytes of the connection in total, and those of the worker in each second."""
+        self._discarded_bytes += size
+        if self._discarded_bytes > MAX_DISCARDED_BYTES:
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self._table.discarding.count(size, self.transport)
 
 
 def _has_unread_data(transport: asyncio.Transport) -> bool:

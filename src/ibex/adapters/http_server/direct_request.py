@@ -42,20 +42,16 @@ _MAX_LENGTH_DIGITS: Final = 10
 _NAMES_KEPT: Final = 1024
 
 
-class ServeRequest(Protocol):
-    """The route of an operation, as ``ProxyRoute.serve``."""
-
-    def __call__(self, context: RequestContext, client: ClientConnection, path_template: str) -> Awaitable[None]:
-        """Serve one request."""
-
-
 @dataclass(frozen=True, slots=True)
 class DirectRoute:
-    """A route whose requests can be direct. It takes POST requests without a query."""
+    """A route whose requests can be direct. It takes POST requests without a query.
+
+    ``serve`` serves a request, given its path template: ``ProxyRoute.serve``.
+    """
 
     path: str
     path_template: str
-    serve: ServeRequest
+    serve: Callable[[RequestContext, ClientConnection, str], Awaitable[None]]
     limits: Limits
     method: str = "POST"
 
@@ -69,7 +65,7 @@ class DirectRoutes:
         """Set the routes, and the function that serves a request."""
         self._routes = {b"%b %b HTTP/1.1\r\n" % (r.method.encode(), r.path.encode()): r for r in routes}
         self.serve = serve
-        self.clock = clock
+        self._clock = clock
 
     def parse(self, data: bytes) -> DirectRequest | None:
         """Return the request that these bytes are; None if it is not direct, or needs more bytes, or is invalid."""
@@ -88,6 +84,10 @@ class DirectRoutes:
         if token is None or not has_token_shape(token):  # refused by the head alone (ADR 0047)
             return None
         return DirectRequest(route, fields, body)
+
+    def client(self, request: DirectRequest, connection: Connection, default_headers: Headers) -> DirectClient:
+        """Return the client of a request, which ``serve`` takes."""
+        return DirectClient(request, connection, default_headers, self._clock)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

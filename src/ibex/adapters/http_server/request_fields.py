@@ -8,12 +8,15 @@ from ibex.adapters.http_server.errors import NotHttpError
 from ibex.domain.errors import HeadersTooLargeError
 
 if TYPE_CHECKING:
+    from httptools import HttpRequestParser
+
     from ibex.adapters.http_server.asgi import Headers
     from ibex.domain.errors import IbexError
 
 MAX_HEAD_BYTES: Final = 64 << 10
 MAX_HEADERS: Final = 256
 _LINE_ENDS: Final = {"1.0": b" HTTP/1.0\r\n", "1.1": b" HTTP/1.1\r\n"}
+_UPGRADE_HEADERS: Final = {b"connection", b"proxy-connection", b"http2-settings"}
 _FOREIGN_METHODS: Final = {b"SOURCE", b"PRI"}
 """Methods of ICE and HTTP/2, which the parser accepts. The parser itself refuses those of RTSP."""
 
@@ -34,6 +37,13 @@ def end_of_request_line(
     if at < 0 or (at > 0 and is_first and read[:at].strip(b"\r\n")):
         return None
     return at + len(line)
+
+
+def head_without_upgrade(parser: HttpRequestParser, url: bytes, headers: Headers) -> bytes:
+    """Return the head of a request that offers an upgrade as it is without the offer."""
+    line = b"%b %b HTTP/%b" % (parser.get_method(), url, parser.get_http_version().encode())
+    kept = [b"%b: %b" % header for header in headers if header[0] not in _UPGRADE_HEADERS]
+    return b"\r\n".join([line, *kept, b"", b""])
 
 
 def offers_websocket(upgrade: bytes) -> bool:

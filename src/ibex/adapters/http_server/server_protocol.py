@@ -12,11 +12,16 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from ibex.adapters.http_server.client_connection import WATCH, WHOLE_BODY
 from ibex.adapters.http_server.client_reading import ClientReading
 from ibex.adapters.http_server.closable_protocol import ClosableHttpProtocol
-from ibex.adapters.http_server.connections import MAX_DISCARDED_BYTES, ConnectionLimits, ConnectionTable, Reading
-from ibex.adapters.http_server.direct_request import DirectClient
+from ibex.adapters.http_server.connections import ConnectionLimits, ConnectionTable, Reading
 from ibex.adapters.http_server.errors import NotHttpError
 from ibex.adapters.http_server.outer_middleware import REFUSED
-from ibex.adapters.http_server.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, end_of_request_line, header_error
+from ibex.adapters.http_server.request_fields import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    end_of_request_line,
+    head_without_upgrade,
+    header_error,
+)
 from ibex.adapters.http_server.response_cycle import ResponseCycle, last_cycle, whole_body
 from ibex.domain.errors import HeadersTooLargeError, OverloadedError
 
@@ -41,8 +46,6 @@ MAX_QUEUED: Final = 128
 """The maximum number of pipelined requests, about 3 KiB each. A client that sends more is disconnected."""
 _FRAMING_PER_BYTE: Final = 16
 """Bytes of chunk framing allowed for each byte of the body."""
-_UPGRADE_HEADERS: Final = {b"connection", b"proxy-connection", b"http2-settings"}
-
 
 _NOTHING_YET, _HEAD, _BODY, _DISCARDED = Reading
 
@@ -82,7 +85,6 @@ class LimitedHttpProtocol(ClosableHttpProtocol):
         self._head_is_timed = False
         self._framing_bytes = 0
         self._trailers = 0
-        self._discarded_bytes = 0
         self._error: IbexError | None = None
         self._early: EarlyRefusals | None = getattr(self.app, "early_refusals", None)
         self._direct: DirectRoutes | None = getattr(self.app, "direct_routes", None)
@@ -188,21 +190,6 @@ class LimitedHttpProtocol(ClosableHttpProtocol):
             cycle.keep_alive = False
         super()._start_asgi_task(cycle, app)
 
-    def _linger(self) -> None:
-        """Half-close, and discard what the client still sends.
-
-        Closing at once would send a reset to a client that is still writing, which can destroy the unread response.
-        """
-        self._discard()
-        self._table.enter(self, self._table.lingering)
-        self.transport.write_eof()
-
-    def _discard(self) -> None:
-        self._reading = _DISCARDED
-        self._read = b""
-        self.pipeline.clear()
-        self.flow.resume_reading()
-
     # Requests
 
     def data_received(self, data: bytes) -> None:
@@ -210,7 +197,7 @@ class LimitedHttpProtocol(ClosableHttpProtocol):
         if self._reading == _DISCARDED:
             self._count_discarded(len(data))
             return
-        if self._reading == _NOTHING_YET and self._running is None and self._direct is not None and self._error is None:
+        if self._direct is not None and self._is_between_requests():
             request = self._direct.parse(data)
             if request is not None:
                 self._serve_directly(self._direct, request)
@@ -243,32 +230,26 @@ class LimitedHttpProtocol(ClosableHttpProtocol):
             if self._framing_bytes or self.state is self._table.framing:
                 self._limit_framing()
 
+    def _is_between_requests(self) -> bool:
+        is_idle = self._reading == _NOTHING_YET and self._running is None
+        return is_idle and self._error is None and not self._table.is_draining
+
     def _serve_directly(self, routes: DirectRoutes, request: DirectRequest) -> None:
         self._table.enter(self, self._table.request)
-        client = DirectClient(request, self, self.server_state.default_headers, routes.clock)
-        # the base class and this one see a running cycle, with the attributes that they use
+        client = routes.client(request, self, self.server_state.default_headers)
         self._running = self.cycle = cast("RequestResponseCycle", client)
         task = self.loop.create_task(routes.serve(client))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    def _count_discarded(self, size: int) -> None:
-        """Limit the discarded bytes of the connection in total, and those of the worker in each second."""
-        self._discarded_bytes += size
-        if self._discarded_bytes > MAX_DISCARDED_BYTES:
-            self.transport.abort()
-        elif not self.transport.is_closing():
-            self._table.discarding.count(size, self.transport)
-
     def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offered:  # a server may ignore it (RFC 9110, 7.8), but the parser stops
-            line = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-            kept = [b"%b: %b" % header for header in self.headers if header[0] not in _UPGRADE_HEADERS]
+            head = head_without_upgrade(self.parser, self.url, self.headers)
             self.parser = httptools.HttpRequestParser(self)
             self._after_line = 0
-            self.parser.feed_data(b"\r\n".join([line, *kept, b"", b""]) + data[offered.args[0] :])
+            self.parser.feed_data(head + data[offered.args[0] :])
 
     def _limit_head(self) -> None:
         """Limit the size of an incomplete head, and the time from its first byte."""

@@ -64,7 +64,8 @@ class SqliteJournal:
         self._claim = claim
         self._ids = ids
         self._full_sync = sync == "full"
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        """The maximum size, in bytes, of the pending exchanges."""
         self._queued_bytes = 0
         self._since_checkpoint = 0
         self._recent = RecentExchanges()
@@ -125,8 +126,8 @@ class SqliteJournal:
     async def ping(self) -> None:
         """Check that the journal accepts exchanges and is not almost full. Raises ``JournalUnavailableError``."""
         await self._require_writer().call(Store.probe)
-        if self._bytes() + self._max_bytes // _DROP_DIVISOR > self._max_bytes:
-            raise JournalUnavailableError(f"the journal is almost full (maximum {self._max_bytes:,} bytes)")
+        if self._bytes() + self.max_bytes // _DROP_DIVISOR > self.max_bytes:
+            raise JournalUnavailableError(f"the journal is almost full (maximum {self.max_bytes:,} bytes)")
 
     def begin(self, exchange: Exchange) -> None:
         """Write an exchange to the in-flight log. Never raises; see ``Journal``."""
@@ -148,14 +149,14 @@ class SqliteJournal:
         if body is None:
             self._remove_lost(exchange)
             return _failed("the journal cannot encode this exchange")
-        if self._bytes() + len(body) + ROW_BYTES > self._max_bytes:
+        if self._bytes() + len(body) + ROW_BYTES > self.max_bytes:
             return asyncio.ensure_future(self._make_room_and_append(writer, exchange, body))
         return self._queue(writer, exchange, body)
 
     async def _make_room_and_append(self, writer: Writer, exchange: Exchange, body: bytes) -> None:
         size = len(body) + ROW_BYTES
         try:
-            if self._bytes() + size > self._max_bytes:
+            if self._bytes() + size > self.max_bytes:
                 await self._make_room(writer, size)
         except JournalUnavailableError:
             self._remove_lost(exchange)
@@ -226,11 +227,11 @@ class SqliteJournal:
 
     async def _make_room(self, writer: Writer, size: int) -> None:
         """Drop exchanges that only the traces need. Raises ``JournalUnavailableError`` if that is not enough."""
-        wanted = max(size, self._max_bytes // _DROP_DIVISOR)
+        wanted = max(size, self.max_bytes // _DROP_DIVISOR)
         dropped = await writer.call(lambda store: store.drop_traces(wanted))
         self.traces_dropped += dropped  # not read before the await, during which another task can change it
-        if self._bytes() + size > self._max_bytes:
-            raise JournalUnavailableError(f"the journal is full (maximum {self._max_bytes:,} bytes)")
+        if self._bytes() + size > self.max_bytes:
+            raise JournalUnavailableError(f"the journal is full (maximum {self.max_bytes:,} bytes)")
 
     def _remove_lost(self, exchange: Exchange) -> None:
         """Remove the in-flight entry of an exchange that is counted as lost. It would otherwise appear as unfinished.

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cachetools import LRUCache
 
-from ibex.domain.errors import InvalidTokenError
+from ibex.domain.errors import InvalidTokenError, RetryableError
 from ibex.domain.freshness.kinds import Kind
+from ibex.domain.identity.guessed_secrets import Share
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ibex.adapters.telemetry.registry import Registry
     from ibex.domain.directives.shared import SharedDirective, SharedDirectives
     from ibex.domain.freshness.cache import Fetched
-    from ibex.domain.identity.guessed_secrets import Share
     from ibex.domain.identity.model import PersonalAccessToken, Principal, TokenVerifier
 
 _WORKER: Final = "worker"
@@ -40,6 +40,9 @@ class CacheTelemetry:
             "outcome",
         )
         self._hits = {kind: self._lookups.of(kind, _WORKER, "hit") for kind in Kind}
+        for kind in Kind:
+            for outcome in ("miss", "refetch", "stale"):
+                self._lookups.of(kind, _WORKER, outcome)
         self._evictions = registry.counters(
             "cache_evictions_total", "Entries evicted to make room for others.", "kind", "tier"
         )
@@ -55,6 +58,16 @@ class CacheTelemetry:
         self._calls_refused = registry.counters(
             "auth_calls_refused_total", "Calls to auth that were refused because their share was exhausted.", "share"
         )
+        for share in Share:
+            self._calls_refused.of(share)
+        calls_failed = registry.counters(
+            "auth_calls_failed_total", "Validations that auth did not answer with a decision.", "kind"
+        )
+        self._calls_failed = {kind: calls_failed.of(kind) for kind in (Kind.TOKENS, Kind.AGENTS)}
+
+    def call_failed(self, kind: Kind) -> None:
+        """Count a validation of a token or an agent that auth did not answer with a decision."""
+        self._calls_failed[kind].add()
 
     def call_refused(self, share: Share) -> None:
         """Count a call to auth that was refused because its share of the calls was exhausted."""
@@ -100,7 +113,7 @@ class CacheTelemetry:
 
 
 class InstrumentedTokenVerifier:
-    """A ``TokenVerifier`` that counts invalid tokens."""
+    """A ``TokenVerifier`` that counts invalid tokens and failed calls."""
 
     def __init__(self, verifier: TokenVerifier, telemetry: CacheTelemetry) -> None:
         self._verifier = verifier
@@ -112,6 +125,9 @@ class InstrumentedTokenVerifier:
             return await self._verifier.verify(token)
         except InvalidTokenError:
             self._telemetry.refused()
+            raise
+        except RetryableError:
+            self._telemetry.call_failed(Kind.TOKENS)
             raise
 
 

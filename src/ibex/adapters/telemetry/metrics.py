@@ -131,7 +131,7 @@ class Metrics:
             divisor=1_000_000,
         )
         for sink in Sink:
-            for counters in (self._journal_losses, self._dead_letters, self._sink_failures):
+            for counters in (self._journal_losses, self._dead_letters, self._sink_failures, self._rows):
                 counters.of(sink)
 
     def render(self) -> tuple[bytes, str]:

@@ -63,7 +63,7 @@ class Served:
         self.transport = RecordingTransport()
         self.state = ServerState()
         config = uvicorn.Config(
-            scene.app(),  # type: ignore[arg-type]  # typed for its own messages
+            scene.app(),
             interface="asgi3",
             log_config=None,
             access_log=False,

@@ -106,7 +106,8 @@ async def test_a_journal_that_is_drained_by_the_newer_version_is_no_longer_count
     """The next search forgets it."""
     directory = await a_journal(tmp_path)
     with_a_newer_schema(directory)
-    orphaned = OrphanedSqliteJournals(tmp_path, SystemIds())
+    reports: list[tuple[int, int, int]] = []
+    orphaned = OrphanedSqliteJournals(tmp_path, SystemIds(), lambda *numbers: reports.append(numbers))
     assert await orphaned.take() is None
     assert orphaned.newer == 1
 
@@ -115,6 +116,7 @@ async def test_a_journal_that_is_drained_by_the_newer_version_is_no_longer_count
     assert await orphaned.take() is None
     assert orphaned.newer == 0
     await orphaned.ping()
+    assert reports == [(0, 0, 1), (0, 0, 0)]
 
 
 async def test_journals_of_this_version_and_damaged_ones_are_not_newer(tmp_path: Path) -> None:

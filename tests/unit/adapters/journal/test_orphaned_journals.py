@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.journal_entries import new_exchange
-from ibex.adapters.journal.directories import claim_any
+from ibex.adapters.journal.directories import JOURNAL, claim_any
 from ibex.adapters.journal.orphaned_journals import OrphanedSqliteJournals
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.system.ids import SystemIds
@@ -63,3 +63,22 @@ async def test_a_journal_with_only_an_unfinished_exchange_is_taken(tmp_path: Pat
 async def test_a_root_that_does_not_exist_has_no_journals(tmp_path: Path) -> None:
     """No error is raised."""
     assert await OrphanedSqliteJournals(tmp_path / "none", SystemIds()).take() is None
+
+
+async def test_each_search_reports_taken_and_unreadable_journals(tmp_path: Path) -> None:
+    """The journal of a running process is neither; one that is given back does not count any more."""
+    running = await a_journal(tmp_path)
+    await (await a_journal(tmp_path, new_exchange())).close()
+    broken = tmp_path / "broken" / JOURNAL
+    broken.parent.mkdir()
+    broken.write_bytes(b"This is no SQLite file." * 100)
+    reports: list[tuple[int, int, int]] = []
+    found = OrphanedSqliteJournals(tmp_path, SystemIds(), lambda *numbers: reports.append(numbers))
+
+    taken = await found.take()
+    assert taken is not None
+    assert await found.take() is None
+    await found.give_back(taken)
+
+    assert reports == [(1, 0, 0), (1, 1, 0), (0, 1, 0)]
+    await running.close()
