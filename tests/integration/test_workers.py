@@ -119,7 +119,7 @@ def test_a_worker_imports_nothing_of_the_command_line(production: Production) ->
     assert imported["ibex.entrypoints.outcome"] == 3
     assert imported["ibex.entrypoints.containers"] == 2
     assert imported["rich_click"] == 1
-    assert {imported[name] for name in imported if name.startswith("ibex.entrypoints.cli")} == {1}
+    assert {imported[name] for name in imported if f"{name}.".startswith("ibex.entrypoints.cli.")} == {1}
 
 
 def test_a_worker_imports_nothing_from_its_working_directory(production: Production) -> None:
