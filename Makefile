@@ -74,7 +74,7 @@ run: $(RUN_STAMP) ## start IBEX with everything it needs, embedded; ARGS="--port
 	@exec $(BIN)/ibex dev $(ARGS)
 
 .PHONY: test
-test: $(STAMP) ## run all tests; ARGS="-k name" for some
+test: $(STAMP) $(if $(ARGS),,$(VENV)-deploy/.installed) ## run all tests; ARGS="-k name" for some
 	@$(if $(ARGS),$(BIN)/pytest $(ARGS),$(BIN)/python tests/all_tests.py)
 
 .PHONY: check
@@ -87,6 +87,15 @@ check: $(STAMP) ## lint, types, import contracts, generated pages and code, migr
 	@$(BIN)/python proto/generate.py --check
 	@$(BIN)/pytest -q tests/integration/test_migrations.py::test_migrations_go_up_down_and_up
 
+.PHONY: validators
+validators: $(VENV)-deploy/.installed ## install what checks deploy/ and the workflow into .venv-deploy; tests that need it are skipped without
+
+$(VENV)-deploy/.installed: tests/deployment/requirements.txt
+	@rm -rf $(VENV)-deploy
+	@$(PYTHON) -m venv $(VENV)-deploy
+	@$(VENV)-deploy/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 .PHONY: format
 format: $(STAMP) ## format the code and sort the imports
 	@$(BIN)/ruff format .
@@ -95,6 +104,26 @@ format: $(STAMP) ## format the code and sort the imports
 .PHONY: migrate
 migrate: $(STAMP) ## bring the PostgreSQL and ClickHouse of the environment's settings up to date
 	@$(BIN)/ibex migrate
+
+UV_PIP := $(if $(UV),$(UV),$(VENV)-lock/bin/uv) pip
+COMPILE := $(UV_PIP) compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --constraint constraints.txt
+.PHONY: lock
+lock: ## pin, with hashes, what the image installs and builds with; fails if a wheel is missing for a Python or processor
+ifndef UV
+	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check uv; }
+endif
+	@$(COMPILE) --extra otel --extra http2 pyproject.toml --output-file deploy/requirements.lock >/dev/null
+	@echo 'hatchling>=1.27' | $(COMPILE) - --output-file deploy/build-requirements.lock >/dev/null
+	@for python in 3.11 3.12 3.13 3.14; do for processor in x86_64 aarch64; do \
+	  $(UV_PIP) install --dry-run --quiet --no-deps --require-hashes --only-binary :all: --python-version $$python \
+	    --python-platform $$processor-manylinux_2_28 --target $(VENV)-lock/nothing --requirement deploy/requirements.lock || exit 1; \
+	done; done
+	@sed -i '1i # What the image installs; made by make lock.' deploy/requirements.lock
+	@sed -i '1i # What the image is built with; made by make lock.' deploy/build-requirements.lock
+
+.PHONY: image
+image: ## build the image ibex from deploy/Containerfile; ENGINE=docker
+	@$(or $(ENGINE),podman) build --file deploy/Containerfile --tag ibex --build-arg REVISION=$$(git rev-parse HEAD) .
 
 .PHONY: e2e-smoke
 e2e-smoke: $(STAMP) ## one buffered and one streamed completion with your OPENAI_API_KEY, through IBEX
@@ -161,7 +190,7 @@ fuzz: $(STAMP) ## look for bugs with many random examples a property; EXAMPLES=5
 	@HYPOTHESIS_PROFILE=long EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest -q -m hypothesis -o timeout=3600 --hypothesis-show-statistics $(ARGS)
 
 .PHONY: soak
-soak: $(STAMP) ## kill, freeze and restart everything under load; ARGS="--minutes 10 --seed 1"
+soak: $(STAMP) ## kill, freeze and restart everything under load; ARGS="--minutes 10 --seed 1"; ARGS=--pooler for PgBouncer and fail-overs
 	@PYTHONPATH=tests $(BIN)/python -m harness.oracle $(ARGS)
 
 .PHONY: bench-transport
@@ -210,4 +239,4 @@ lines: ## count lines of code by folder, and the largest files
 
 .PHONY: clean
 clean: ## remove the environment and caches; data in .ibex stays
-	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-transport $(VENV)-clients $(RELEASE) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-transport $(VENV)-clients $(VENV)-deploy $(VENV)-lock $(RELEASE) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 pytest_plugins = [
     "harness.clickhouse",
     "harness.openai",
+    "harness.pgbouncer",
     "harness.postgres",
     "harness.redis",
     "harness.redis_topologies",

@@ -19,15 +19,20 @@ def clone(tmp_path: Path) -> Path:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy2(ROOT / name, tmp_path)
     (tmp_path / ".venv").mkdir()
+    requirements = tmp_path / "tests" / "deployment" / "requirements.txt"
+    requirements.parent.mkdir(parents=True)
+    shutil.copy2(ROOT / "tests" / "deployment" / "requirements.txt", requirements)
+    (tmp_path / ".venv-deploy").mkdir()
+    (tmp_path / ".venv-deploy" / ".installed").touch()
     (tmp_path / "release").mkdir()
     shutil.copy2(ROOT / "release" / "tools.txt", tmp_path / "release")
     return tmp_path
 
 
-def would_run(clone: Path, target: str, uv: str) -> str:
+def would_run(clone: Path, target: str, uv: str, *variables: str) -> str:
     """Return the commands of a target."""
     done = subprocess.run(
-        ["make", "--dry-run", f"UV={uv}", target], cwd=clone, capture_output=True, text=True, check=True
+        ["make", "--dry-run", f"UV={uv}", target, *variables], cwd=clone, capture_output=True, text=True, check=True
     )
     return done.stdout
 
@@ -61,6 +66,15 @@ def test_run_after_test_needs_no_pip(clone: Path, uv: str) -> None:
 
     assert "install" not in would_run(clone, "run", uv)
     assert "pip install" not in would_run(clone, "test", uv)
+
+
+def test_all_tests_install_the_validators_and_some_do_not(clone: Path) -> None:
+    """The validators check the files of ``deploy``, and no other test needs them."""
+    (clone / ".venv-deploy" / ".installed").unlink()
+    installed(clone, ".installed", ".installed-to-run")
+
+    assert ".venv-deploy" in would_run(clone, "test", "")
+    assert ".venv-deploy" not in would_run(clone, "test", "", "ARGS=-k name")
 
 
 @INSTALLERS

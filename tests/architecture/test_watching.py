@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ibex.adapters.telemetry.auth_calls import AuthCallTelemetry
+from ibex.adapters.telemetry.reloads import ReloadTelemetry
 from ibex.entrypoints.containers import application_of
 from ibex.entrypoints.environments import AuthAdapters, EmbeddedAdapters, ProductionAdapters
+from ibex.entrypoints.rotation import proxy_files
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,12 +45,14 @@ async def exported() -> dict[str, Family]:
         used = (application.app, application.abandon_idle_sessions, adapters.background, adapters.loop_lag)
         for made in (*used, adapters.orphaned_journals):
             made()
+        proxy_files(settings, adapters)
         families |= adapters.registry().families
     auth = AuthAdapters()
     auth.settings.override(settings)
     auth.background()
     auth.link()
     AuthCallTelemetry(auth.metrics())
+    ReloadTelemetry(auth.metrics().registry, ())
     return families | dict(auth.metrics().registry.families)
 
 

@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -22,10 +22,12 @@ import psycopg
 from psycopg.rows import dict_row
 
 from harness.clickhouse import ClickHouseDatabase
+from harness.failover import PostgresPair
 from harness.journal_gauge import JournalGauge
 from harness.oracle_faults import OracleFaults
 from harness.oracle_load import CountingOpenAI, OracleLoad
 from harness.oracle_verdict import Evidence, Findings
+from harness.pgbouncer import pgbouncer, pgbouncer_program
 from harness.postgres import PostgresDatabase
 from harness.production import BOOTSTRAP, Production
 from harness.redis import RedisServer, redis_server_program
@@ -34,10 +36,11 @@ from ibex.adapters.clickhouse.connection import ClickHouseAddress, disconnect
 from ibex.adapters.clickhouse.engine import ClickHouseEngine
 from ibex.adapters.clickhouse.migrate import migrate
 from ibex.adapters.postgres import migrate as postgres_migrate
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.server import DATABASE, PostgresServer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from harness.oracle_verdict import Row
     from harness.process import IbexProcess
@@ -53,7 +56,7 @@ class Oracle:
     """A production stack of its own, under load and faults."""
 
     production: Production
-    postgres: PostgresDatabase
+    postgres: PostgresServer | PostgresPair
     clickhouse_url: str
     provider: CountingOpenAI
     load: OracleLoad
@@ -63,24 +66,33 @@ class Oracle:
 
     @classmethod
     @asynccontextmanager
-    async def standing(cls, folder: Path, seed: int, kinds: Sequence[str] = ()) -> AsyncIterator[Oracle]:
+    async def standing(
+        cls, folder: Path, seed: int, kinds: Sequence[str] = (), *, fails_over: bool = False, pooler: str | None = None
+    ) -> AsyncIterator[Oracle]:
         """Start all servers, auth and two workers; stop those that still run afterwards.
 
-        ``kinds`` names the faults to inject; by default all of them.
+        ``kinds`` names the faults to inject; by default all of them. With ``fails_over``, PostgreSQL is a pair of
+        servers. ``pooler`` is the path of a PgBouncer to run between IBEX and this pair.
         """
         random = Random(seed)  # noqa: S311 - it has to come again
         program = redis_server_program()
         assert program is not None
         with ExitStack() as stack:
-            server = PostgresServer(folder / "postgres")
+            server: PostgresServer | PostgresPair
+            if fails_over:
+                server = await asyncio.to_thread(stack.enter_context, PostgresPair.running(folder))
+            else:
+                server = PostgresServer(folder / "postgres")
+                stack.callback(server.stop)
+                await asyncio.to_thread(server.start)
             engine = ClickHouseEngine(folder / "clickhouse")
             redis = RedisServer.on_free_port(program)
             stack.callback(redis.kill)
             stack.callback(engine.stop)
-            stack.callback(server.stop)
-            for start in (server.start, engine.start, redis.start):
+            for start in (engine.start, redis.start):
                 await asyncio.to_thread(start)
-            postgres = PostgresDatabase(server, DATABASE)
+            postgres = _database(server)
+            urls = stack.enter_context(_urls(server, pooler))
             clickhouse_url = f"{engine.url}/ibex"
             await asyncio.to_thread(postgres_migrate.upgrade, postgres.owner_url)
             await asyncio.to_thread(migrate, clickhouse_url)
@@ -98,6 +110,7 @@ class Oracle:
                 IBEX_REDIS_TIMEOUT="0.2",
                 IBEX_SHUTDOWN_TIMEOUT="5",
                 IBEX_JOURNAL_DIR=str(folder / "disk" / "journal"),
+                **urls,
             )
             stack.callback(production.stop)
             made = await asyncio.to_thread(production.ibex, *BOOTSTRAP, "--json")
@@ -108,7 +121,7 @@ class Oracle:
             faults = OracleFaults(proxy.process.pid, server, engine, redis, random, disk, kinds)
             gauge = JournalGauge(folder / "disk" / "journal")
             try:
-                yield cls(production, postgres, clickhouse_url, provider, load, faults, gauge, proxy)
+                yield cls(production, server, clickhouse_url, provider, load, faults, gauge, proxy)
             finally:
                 await provider.stop()
 
@@ -182,7 +195,7 @@ class Oracle:
         return self._rows("SELECT * FROM sessions")
 
     def _rows(self, query: str) -> list[Row]:
-        with psycopg.connect(self.postgres.superuser_url, row_factory=dict_row) as connection:
+        with psycopg.connect(_database(self.postgres).superuser_url, row_factory=dict_row) as connection:
             return connection.execute(query.encode()).fetchall()
 
     def _traces(self) -> list[Row]:
@@ -193,10 +206,30 @@ class Oracle:
             disconnect(client)
 
 
-async def ask_the_oracle(seconds: float, seed: int, kinds: Sequence[str] = ()) -> Findings:
-    """Run the oracle once in its own folder; ``kinds`` names the faults to inject, by default all of them."""
+def _database(server: PostgresServer | PostgresPair) -> PostgresDatabase:
+    return PostgresDatabase(server, DATABASE) if isinstance(server, PostgresServer) else server.database
+
+
+@contextmanager
+def _urls(server: PostgresServer | PostgresPair, pooler: str | None) -> Iterator[dict[str, str]]:
+    """Yield the settings with which IBEX reaches a pair of servers; none for a single server."""
+    if isinstance(server, PostgresServer):
+        yield {}
+        return
+    with ExitStack() as stack:
+        port = server.relay.port
+        if pooler is not None:
+            port = stack.enter_context(pgbouncer(pooler, f"host=127.0.0.1 port={port}"))
+        urls = {"IBEX_DATABASE_URL": APP_ROLE, "IBEX_AUTH_DATABASE_URL": AUTH_ROLE}
+        yield {name: f"postgresql://{role}@127.0.0.1:{port}/{DATABASE}" for name, role in urls.items()}
+
+
+async def ask_the_oracle(
+    seconds: float, seed: int, kinds: Sequence[str] = (), *, fails_over: bool = False, pooler: str | None = None
+) -> Findings:
+    """Run the oracle once in its own folder; see ``Oracle.standing``."""
     with tempfile.TemporaryDirectory(prefix="ibex-oracle-") as folder:
-        async with Oracle.standing(Path(folder), seed, kinds) as oracle:
+        async with Oracle.standing(Path(folder), seed, kinds, fails_over=fails_over, pooler=pooler) as oracle:
             return await oracle.run(seconds)
 
 
@@ -206,8 +239,18 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", default=[], help="a kind of fault; may be given several times")
+    parser.add_argument(
+        "--fail-over", action="store_true", help="two PostgreSQL servers, and fail-overs among the faults"
+    )
+    parser.add_argument("--pooler", action="store_true", help="PgBouncer before them; implies --fail-over")
     options = parser.parse_args()
-    findings = asyncio.run(ask_the_oracle(options.minutes * 60, options.seed, options.only))
+    pooler = pgbouncer_program() if options.pooler else None
+    if options.pooler and pooler is None:
+        parser.error("there is no pgbouncer")
+    fails_over = options.fail_over or options.pooler
+    findings = asyncio.run(
+        ask_the_oracle(options.minutes * 60, options.seed, options.only, fails_over=fails_over, pooler=pooler)
+    )
     summary = {name: getattr(findings, name) for name in Findings.__slots__}
     sys.stdout.write(json.dumps(summary | {"wrong": findings.wrong[:50]}, indent=2) + "\n")
     return 1 if findings.wrong else 0

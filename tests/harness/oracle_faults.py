@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ibex.adapters.postgres.server import PostgresServer
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
+    from harness.failover import PostgresPair
     from harness.redis import RedisServer
     from harness.small_disk import SmallDisk
     from ibex.adapters.clickhouse.engine import ClickHouseEngine
-    from ibex.adapters.postgres.server import PostgresServer
 
 FREEZE_S = (0.1, 1.0)
 WITHOUT_LOSS = (
@@ -31,6 +33,8 @@ WITHOUT_LOSS = (
     "restart clickhouse",
 )
 """Whatever of these happens, nothing may be lost."""
+FAIL_OVER = "fail over postgres"
+"""Needs two servers. Nothing may be lost either."""
 
 
 @dataclass(slots=True)
@@ -38,7 +42,7 @@ class OracleFaults:
     """Injects one fault after the other until it is told to stop; counts them by kind."""
 
     proxy_pid: int
-    postgres: PostgresServer
+    postgres: PostgresServer | PostgresPair
     clickhouse: ClickHouseEngine
     redis: RedisServer
     random: Random
@@ -62,6 +66,8 @@ class OracleFaults:
             self._restart_clickhouse,
         )
         faults = dict(zip(WITHOUT_LOSS, does, strict=True))
+        if not isinstance(self.postgres, PostgresServer):
+            faults[FAIL_OVER] = self._fail_over
         if self.disk is not None:
             faults["fill the journal's disk"] = self._fill_the_disk
         kinds = [kind for kind in faults if kind in (self.kinds or faults)]
@@ -89,14 +95,27 @@ class OracleFaults:
         await self._a_while()
         await asyncio.to_thread(self.redis.start)
 
+    @property
+    def _primary(self) -> PostgresServer:
+        return self.postgres if isinstance(self.postgres, PostgresServer) else self.postgres.primary
+
+    async def _fail_over(self) -> None:
+        """Let the standby take over from a primary that crashed, or that keeps its sessions. Then make another."""
+        assert not isinstance(self.postgres, PostgresServer)
+        crashes = self.random.random() < 0.5
+        pair = self.postgres
+        await asyncio.to_thread(pair.fail_over if crashes else pair.fail_over_beside_open_sessions)
+        await self._a_while()
+        await asyncio.to_thread(pair.rebuild)
+
     async def _freeze_postgres(self) -> None:
-        pid = self.postgres.pid
+        pid = self._primary.pid
         if pid is None:
             return
         await self._freeze([pid, *_children(pid)])
 
     async def _restart_postgres(self) -> None:
-        await asyncio.to_thread(self.postgres.restart, immediate=True)
+        await asyncio.to_thread(self._primary.restart, immediate=True)
 
     async def _freeze_clickhouse(self) -> None:
         if self.clickhouse.pid is not None:

@@ -30,6 +30,8 @@ class Relay:
         self._refuses = False
         self.delay_s = 0.0
         """How long each piece is held back, in either direction."""
+        self.replaces = (b"", b"")
+        """What the server sends, and by what of the same length it is replaced."""
         self.port = 0
 
     @classmethod
@@ -59,6 +61,10 @@ class Relay:
     def cut(self) -> None:
         """Drop every connection and refuse new ones."""
         self._run(self._set(flows=True, refuses=True))
+
+    def redirect(self, target: tuple[str, int] | str) -> None:
+        """Forward new connections to another server. Those that are open stay with the former one."""
+        self._target = target
 
     def heal(self) -> None:
         """Forward again, including the data that was held back."""
@@ -120,6 +126,6 @@ class Relay:
                 await self._flows.wait()
                 await allowed.wait()
                 await asyncio.sleep(self.delay_s)
-                sink.write(data)
+                sink.write(data.replace(*self.replaces) if self.replaces[0] else data)
                 await sink.drain()
         sink.transport.abort() if self._refuses else sink.close()

@@ -13,7 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from harness.openai import ScriptedOpenAI
-from harness.production import PATIENCE, START_TIMEOUT_S, Production
+from harness.production import PATIENCE, SERVICE_TOKEN, START_TIMEOUT_S, Production
 from ibex.domain.errors import ErrorCode
 from ibex.domain.freshness.kinds import Kind
 from ibex.domain.identity.guessed_secrets import Share
@@ -48,6 +48,8 @@ ENUMERATIONS = {
     "ibex_proxy_provider_errors_total": {("provider", "openai"), *FAULTS},
     "ibex_proxy_provider_duration_seconds_count": {("mode", "buffered"), ("mode", "stream")},
     "ibex_proxy_request_duration_seconds_count": {("method", "POST"), ("status", "503")},
+    "ibex_proxy_file_reloads_total": {("variable", "IBEX_AUTH_SERVICE_TOKEN_FILE"), ("outcome", "refused")},
+    "ibex_auth_file_reloads_total": {("variable", "IBEX_AUTH_SERVICE_TOKEN_FILE"), ("outcome", "refused")},
 }
 """The labels of the metrics in the rules, each with its values."""
 UNLABELLED = {"le", "worker"}
@@ -76,6 +78,9 @@ def exported(
     folder = tmp_path_factory.mktemp("fresh")
     with ScriptedOpenAI.in_thread() as provider:
         keys = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": provider.base_url, **PATIENCE}
+        token = folder / "service-token"  # a secret in a file, as in production
+        token.write_text(SERVICE_TOKEN)
+        keys |= {"IBEX_AUTH_SERVICE_TOKEN": "", "IBEX_AUTH_SERVICE_TOKEN_FILE": str(token)}
         production = Production.over(module_postgres, module_clickhouse, module_redis.url, folder, **keys)
         try:
             line = production.start_auth().wait_for_line("health and metrics on", START_TIMEOUT_S)

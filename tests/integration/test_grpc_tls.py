@@ -114,3 +114,25 @@ async def test_the_port_speaks_current_tls(identity: Identity, authority: trustm
         writer.close()
 
     assert version in {"TLSv1.2", "TLSv1.3"}
+
+
+async def test_both_ends_change_their_certificates_while_they_run(identity: Identity, authority: trustme.CA) -> None:
+    """New connections use them. A client that a server would refuse keeps its connections."""
+    other = trustme.CA()
+    certificate = server_tls(other, authority).tls
+    assert certificate is not None
+    async with (
+        serving(identity, security=server_tls(authority, authority)) as server,
+        asking(server.port, tls=client_tls(authority, authority)) as channel,
+    ):
+        await channel.ping()
+        with pytest.raises(ValueError, match="does not accept"):
+            await channel.change_tls(client_tls(other, authority))
+        await channel.ping()
+        assert server.change_tls(certificate)
+        assert not server.change_tls(certificate)
+        await channel.ping()
+        assert await channel.change_tls(client_tls(other, authority))
+        await channel.ping()
+        with pytest.raises(ValueError, match="without a restart"):
+            server.change_tls(ServerTls(certificate.certificate, certificate.key))

@@ -265,6 +265,34 @@ async def test_a_tls_session_is_resumed() -> None:
     await server.stop()
 
 
+async def test_new_connections_use_cas_that_were_read_again() -> None:
+    """Open connections stay, and their sessions are not resumed with the new CAs."""
+    authority, other, context = trustme.CA(), trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    server = ScriptedOpenAI()
+    await server.start(tls=context)
+    trusted = [authority, other, authority]
+
+    def trusting() -> ResumingContext:
+        own = client_context()
+        trusted.pop(0).configure_trust(own)
+        return own
+
+    transport = Http1Transport(PoolLimits(2, 0), trusting)
+    pool = transport.pool(root(server))
+    await ask(transport, server)
+    transport.renew_tls()
+    await ask(transport, server)
+    with pytest.raises(httpx.ConnectError):
+        await pool.get(connect_s=60, wait_s=60, fresh=True)
+    transport.renew_tls()
+    connection = await pool.get(connect_s=60, wait_s=60, fresh=True)
+    assert connection.ssl_object is not None
+    assert not connection.ssl_object.session_reused
+    await transport.aclose()
+    await server.stop()
+
+
 async def test_a_certificate_for_another_name_is_refused() -> None:
     """The transport refuses it although it trusts the issuer, and sends no request."""
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

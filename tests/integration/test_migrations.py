@@ -279,3 +279,15 @@ def test_a_database_with_a_later_revision_is_refused(migrated_postgres: Postgres
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(migrate.MigrationError, match="9999"):
         migrate.upgrade(migrated_postgres.owner_url)
+
+
+def test_only_the_owner_creates_objects(empty_postgres: PostgresDatabase) -> None:
+    """PostgreSQL 14 and older let every role create them. Downgrading does not give the right back."""
+    query = "SELECT has_schema_privilege('public', 'public', 'CREATE')"
+    with psycopg.connect(empty_postgres.superuser_url, autocommit=True) as connection:
+        connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+        assert connection.execute(query).fetchone() == (True,)
+        migrate.upgrade(empty_postgres.owner_url)
+        assert connection.execute(query).fetchone() == (False,)
+        migrate.downgrade(empty_postgres.owner_url, "0010")
+        assert connection.execute(query).fetchone() == (False,)

@@ -16,7 +16,8 @@ from harness.exchanges import an_exchange
 from harness.memory.clock import ManualClock
 from harness.memory.journal import InMemoryJournal
 from harness.memory.observers import RecordingObserver
-from harness.tenants import attach, new_agent, new_draft, new_organization
+from harness.relay import Relay
+from harness.tenants import attach, new_agent, new_draft
 from harness.turns import new_turn, session_of
 from ibex.adapters.postgres import migrate
 from ibex.adapters.postgres.database import Database
@@ -280,27 +281,55 @@ def test_the_function_fills_every_column(postgres: PostgresDatabase) -> None:
         assert {(columns, name) for name in named} == {one for one in set(rights) if one[0] == columns}
 
 
-async def test_the_server_commits_without_the_worker(
-    postgres: PostgresDatabase, app: Database, identity: PostgresIdentity
-) -> None:
-    """A worker that stalls after the statement holds no lock of its organizations."""
-    organization = new_organization()
-    await identity.add_organization(organization)
-    async with app.autocommit() as connection:
-        await connection.execute(LOCK, [f"ibex.checkpoints:{organization.id}"])
-        with psycopg.connect(postgres.app_url) as other:
-            found = other.execute(
-                "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [f"ibex.checkpoints:{organization.id}"]
-            )
-            assert found.fetchone() == (True,)
+async def test_the_server_commits_without_the_worker(postgres: PostgresDatabase) -> None:
+    """A worker that stalls during the statement holds no lock of its organizations afterwards."""
+    with Relay.running(postgres.socket) as relay, psycopg.connect(postgres.superuser_url, autocommit=True) as other:
+        database = Database(f"postgresql://{APP_ROLE}@127.0.0.1:{relay.port}/{postgres.name}", APP_ROLE)
+        await database.open()
+        sleeps = f"{LOCK}, pg_sleep(2)"
+        statement = asyncio.create_task(database.execute_and_commit(sleeps, ["ibex.checkpoints:slow"]))
+        await _until_locked(other, held=True)
+        relay.hold_answers()
+        await _until_locked(other, held=False)
+        assert not statement.done()
+        relay.heal()
+        await statement
+        await database.close()
+
+
+async def _until_locked(connection: psycopg.Connection, *, held: bool) -> None:
+    """Wait until an advisory lock is held, or none is."""
+    while bool(_advisory_locks(connection)) is not held:  # noqa: ASYNC110 - PostgreSQL sends no notification
+        await asyncio.sleep(0.01)
+
+
+def _advisory_locks(connection: psycopg.Connection) -> int:
+    row = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+async def test_a_cancelled_statement_gives_its_connection_back(postgres: PostgresDatabase) -> None:
+    """A pool of one connection works afterwards."""
+    database = Database(postgres.app_url, APP_ROLE, pool_size=1)
+    await database.open()
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as other:
+        statement = asyncio.create_task(
+            database.execute_and_commit(f"{LOCK}, pg_sleep(60)", ["ibex.checkpoints:cancelled"])
+        )
+        await _until_locked(other, held=True)
+        statement.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await statement
+        assert _advisory_locks(other) == 0
+    await database.ping()
+    await database.close()
 
 
 async def test_a_connection_that_died_in_the_pool_is_replaced(
     postgres: PostgresDatabase, app: Database, store: PostgresSessions, agents: list[NamedAgent]
 ) -> None:
     """After a restart of the server, an append succeeds without a retry."""
-    async with app.autocommit() as connection:
-        pid = connection.info.backend_pid
+    [(pid,)] = await app.execute_and_commit("SELECT pg_backend_pid()")
     with psycopg.connect(postgres.superuser_url, autocommit=True) as superuser:
         superuser.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
     await store.append([new_turn(agents[0])])

@@ -11,10 +11,12 @@ import signal
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from harness.process import IbexProcess
 from harness.production import START_TIMEOUT_S, Production
+from harness.rotation import wait_until
 from ibex.entrypoints import workers
 from ibex.entrypoints.home import Home
 from ibex.entrypoints.settings import Settings
@@ -96,6 +98,25 @@ def test_a_worker_that_fails_after_a_long_start_is_not_restarted(
     monkeypatch.setattr(workers, "EARLY_S", 0.0)
 
     assert supervise(Settings.load(production.environ), {**os.environ, **production.environ}, 1) == 1
+
+
+def test_a_worker_that_dies_while_a_secret_is_unusable_is_replaced_later(production: Production) -> None:
+    """The others serve with the old value, and the supervisor tries again until the file has a value."""
+    secret = production.folder / "key"
+    secret.write_text("sk-old")
+    address = production.start_proxy(workers=2, OPENAI_API_KEY_FILE=str(secret))
+    proxy = production.processes[-1]
+    wait_until(lambda: len(production.workers()) == 2)
+    heartbeats = "ibex_proxy_event_loop_silent_seconds{"
+    wait_until(lambda: httpx.get(f"{address}/metrics", trust_env=False).text.count(heartbeats) == 2)
+    secret.write_text("")
+
+    os.kill(min(production.workers()), signal.SIGKILL)
+    proxy.wait_for_line("ended with code 2", START_TIMEOUT_S)
+    assert httpx.get(f"{address}/ready", trust_env=False).status_code == 200
+    secret.write_text("sk-new")
+
+    assert proxy.wait_for_lines("listening on", 3, START_TIMEOUT_S)
 
 
 def test_a_database_role_with_too_many_rights_is_reported_without_a_traceback(

@@ -13,19 +13,20 @@ import uvloop
 
 from ibex.adapters.grpc.server import AuthServer, ServerLimits, ServerSecurity, connections_within
 from ibex.adapters.grpc.service import IdentityUseCases
-from ibex.adapters.grpc.tls import ServerTls
 from ibex.adapters.http_server.app import create_ops_app
 from ibex.adapters.http_server.drain import Drain
 from ibex.adapters.telemetry.auth_calls import AuthCallTelemetry
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.ops import OpsTelemetry
+from ibex.entrypoints.auth_connection import server_tls
 from ibex.entrypoints.containers import Management
-from ibex.entrypoints.environments import AuthAdapters, read_file
+from ibex.entrypoints.environments import AuthAdapters
 from ibex.entrypoints.foreign_variables import ignored_variables
 from ibex.entrypoints.lifespan import in_background
 from ibex.entrypoints.listening import BACKLOG, address_of, listen
 from ibex.entrypoints.process_tuning import raise_limit
 from ibex.entrypoints.proxy_server import serve_http
+from ibex.entrypoints.rotation import auth_files
 from ibex.entrypoints.settings import variables
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ async def _serve(settings: Settings, ops: socket.socket) -> None:
         for resource in adapters.resources():
             stack.push_async_callback(resource.close)
             await resource.open()
-        await stack.enter_async_context(in_background(adapters.background()))
+        background = [*adapters.background(), auth_files(settings, adapters, server)]
+        await stack.enter_async_context(in_background(background))
         stack.push_async_callback(server.stop)
         try:
             await server.start()
@@ -94,7 +96,7 @@ async def _serve(settings: Settings, ops: socket.socket) -> None:
 
 
 def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:
-    token = settings.auth_service_token
+    tokens = settings.service_tokens
     use_cases = IdentityUseCases(
         tokens=adapters.token_verifier(),
         agents=adapters.agent_verifier(),
@@ -102,15 +104,18 @@ def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:
         manage=Management(adapters=adapters).identity(),
         watch=adapters.watch_service(),
     )
-    return AuthServer(
+    server = AuthServer(
         settings.auth_listen,
         use_cases,
         adapters.ids(),
         adapters.clock(),
-        security=ServerSecurity(None if token is None else token.reveal(), _tls(settings)),
+        security=ServerSecurity(tokens[-1] if tokens else None, server_tls(settings)),
         observer=AuthCallTelemetry(adapters.metrics()),
         limits=_limits(settings),
     )
+    if tokens:
+        server.accept_credentials(tokens)
+    return server
 
 
 def _limits(settings: Settings) -> ServerLimits:
@@ -119,11 +124,3 @@ def _limits(settings: Settings) -> ServerLimits:
         return ServerLimits(authentication_timeout_s=settings.header_timeout_s)
     room = connections_within(descriptors, OTHER_DESCRIPTORS)
     return ServerLimits(max_connections=room, authentication_timeout_s=settings.header_timeout_s)
-
-
-def _tls(settings: Settings) -> ServerTls | None:
-    certificate = read_file("IBEX_AUTH_CERT_FILE", settings.auth_cert_file)
-    key = read_file("IBEX_AUTH_KEY_FILE", settings.auth_key_file)
-    if certificate is None or key is None:  # the settings reject one without the other
-        return None
-    return ServerTls(certificate, key, read_file("IBEX_AUTH_CLIENT_CA_FILE", settings.auth_client_ca_file))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ibex.entrypoints.setting_files import is_set
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -18,6 +20,7 @@ DESTINATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "OPENAI_API_KEY": ("OPENAI_BASE_URL",),
     "IBEX_OPENAI_HEADERS": ("OPENAI_BASE_URL",),
     "IBEX_AUTH_SERVICE_TOKEN": _AUTH,
+    "IBEX_AUTH_SERVICE_TOKENS": _AUTH,
     "IBEX_AUTH_CLIENT_KEY_FILE": _AUTH,
     "IBEX_TOKEN": ("IBEX_URL", "IBEX_HOST", "IBEX_PORT", "IBEX_BASE_PATH"),
     # These contain their own destination.
@@ -50,10 +53,10 @@ def redirected_secret(
 ) -> tuple[str, str] | None:
     """Return a secret of the environment whose destination only the file sets, and that destination; otherwise None."""
     for secret in secrets:
-        if not environ.get(secret, "").strip():
+        if not is_set(environ, secret):
             continue
         for destination in DESTINATIONS[secret]:
-            if dotenv.get(destination, "").strip() and destination not in environ:
+            if dotenv.get(destination, "").strip() and destination not in environ and not is_set(environ, destination):
                 return secret, destination
     return None
 

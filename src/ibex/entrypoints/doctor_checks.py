@@ -204,8 +204,7 @@ class _Doctor:
                 return Result(Verdict.FAILED, message, _RESTART_WITH_VALID_KEY)
             return Result(Verdict.ABSENT, _NO_KEY_HERE)
         own = {"authorization": f"Bearer {key.reveal()}"}
-        if self._settings.openai_headers is not None:
-            own |= dict(self._settings.openai_headers.reveal())
+        own |= dict(self._settings.extra_headers.reveal())
         own = {name: value for name, value in own.items() if value}
         status, _ = await self._ask("GET", f"{base.rstrip('/')}/models", own)
         refused_as = status if status in KEY_REFUSED else None

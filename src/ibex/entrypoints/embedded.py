@@ -18,7 +18,7 @@ from ibex.adapters.telemetry.logging import configure_logging
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.first_installation import InstallationNames, bootstrap
-from ibex.entrypoints.foreign_variables import is_of_kubernetes
+from ibex.entrypoints.foreign_variables import without_kubernetes
 from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.keep_running import KeepRunning, Server
 from ibex.entrypoints.lifespan import in_background, running
@@ -27,6 +27,8 @@ from ibex.entrypoints.migrations import migrate
 from ibex.entrypoints.ops_server import listen_for_ops, serving_ops
 from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import serve_http
+from ibex.entrypoints.rotation import proxy_files
+from ibex.entrypoints.setting_files import is_set, layered
 from ibex.entrypoints.settings import Settings
 from ibex.entrypoints.start_warnings import warn_of_environment
 
@@ -105,28 +107,24 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
     _end_on_hangup()
     with home.claim():
         own = {"IBEX_TOKEN_PEPPERS": home.token_peppers(), "IBEX_JOURNAL_DIR": str(home.journal)}
-        environ = {"IBEX_TRACE_BATCHES_PER_SECOND": ONE_WORKER, **environ}
-        if not environ.get("IBEX_DRAIN_DELAY", "").strip():
+        if not is_set(environ, "IBEX_DRAIN_DELAY"):
             own["IBEX_DRAIN_DELAY"] = "0"  # no load balancer has to notice that it ends
-        wanted = Settings.load({**environ, **own})
+        environ = layered({"IBEX_TRACE_BATCHES_PER_SECOND": ONE_WORKER}, environ, own)
+        wanted = Settings.load(environ)
         with _open_log(home.log) as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             configure_logging(wanted.log_level, log)
             warn_of_environment(wanted, environ)
             prepare_descriptors(wanted)
             code = 0
             try:
-                runner.run(_run(home, {**environ, **own}, wanted, console, chosen_port=_chooses_port(environ)))
+                chosen_port = is_set(without_kubernetes(environ), "IBEX_PORT")
+                runner.run(_run(home, environ, wanted, console, chosen_port=chosen_port))
             except KeyboardInterrupt:  # before the proxy served requests
                 code = 128 + signal.SIGINT
             except asyncio.CancelledError:
                 code = 128 + signal.SIGTERM
     console.stopped()
     return code
-
-
-def _chooses_port(environ: Mapping[str, str]) -> bool:
-    port = environ.get("IBEX_PORT", "")
-    return bool(port) and not is_of_kubernetes("IBEX_PORT", port)
 
 
 def _end_on_hangup() -> None:
@@ -163,13 +161,16 @@ async def _run(
     with _listen(wanted, chosen=chosen_port) as listener, listen_for_ops(wanted, listener) or nullcontext() as ops:
         console.starting("PostgreSQL and the ClickHouse engine")
         async with _servers(home) as servers:
-            environ = {**environ, **servers.environ()}
+            environ = layered(environ, servers.environ())
             settings = Settings.load(environ)
             await asyncio.to_thread(migrate, settings)
             adapters = EmbeddedAdapters()
             application = application_of(adapters, settings, observers=[console.observer])
             app = application.app()
-            async with running(application), serving_ops(application.ops_app() if ops else None, ops, settings):
+            async with (
+                running(application, proxy_files(settings, adapters)),
+                serving_ops(application.ops_app() if ops else None, ops, settings),
+            ):
                 installation = home.installation() or await _install(home, Management(adapters=adapters))
                 listener.listen(BACKLOG)  # from now on, clients wait in the backlog
                 address = address_of(listener) + settings.base_path

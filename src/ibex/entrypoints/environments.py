@@ -5,17 +5,15 @@ Every provider is synchronous and constructs its object once. ``lifespan`` opens
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dependency_injector import containers, providers
 
-from ibex.adapters.clickhouse.traces import ClickHouseTraces
-from ibex.adapters.grpc.channel import ChannelSecurity, GrpcAuthChannel
-from ibex.adapters.grpc.tls import ClientTls
 from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
 from ibex.adapters.grpc.watch_service import WatchService
 from ibex.adapters.grpc.watch_streams import GrpcLiveTokens, GrpcWatch
+from ibex.adapters.http_client.httpx_transport import httpx_transport
+from ibex.adapters.http_client.transport import Http1Transport, default_transport
 from ibex.adapters.http_server.openapi import operation_paths
 from ibex.adapters.journal.directories import claim_any
 from ibex.adapters.journal.orphaned_journals import OrphanedSqliteJournals
@@ -25,15 +23,15 @@ from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import NoSharedDirectives
 from ibex.adapters.memory.shared_responses import NoSharedResponses
 from ibex.adapters.memory.watch import InProcessWatch
+from ibex.adapters.openai.config import ApiKey, OpenAIConfig
+from ibex.adapters.openai.echo import EchoProvider
+from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.postgres.change_log import PostgresChangeLog
-from ibex.adapters.postgres.database import POOL_SIZE, Database
 from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
-from ibex.adapters.redis.credentials import credential_provider
 from ibex.adapters.redis.epochs import RedisEpochs
-from ibex.adapters.redis.link import NullRedisObserver, RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
 from ibex.adapters.redis.shared_responses import PURPOSE, RedisSharedResponses
@@ -41,7 +39,6 @@ from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry, InstrumentedSharedDirectives, InstrumentedTokenVerifier
 from ibex.adapters.telemetry.calls_to_auth import AuthReplicaTelemetry, InstrumentedAgentVerifier
-from ibex.adapters.telemetry.current_request import CURRENT
 from ibex.adapters.telemetry.freshness import WatchTelemetry
 from ibex.adapters.telemetry.journal import RecoveryTelemetry
 from ibex.adapters.telemetry.loop_lag import LoopLag
@@ -49,28 +46,31 @@ from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.ops import AuthMetrics
 from ibex.adapters.telemetry.registry import Registry
 from ibex.adapters.telemetry.round_trips import RateLimitTelemetry, RedisTelemetry
-from ibex.domain.directives.seal import Seal
+from ibex.domain.directives.seal import DIRECTIVES, Seal
 from ibex.domain.freshness.change_log import PruneChanges, WatchServer
 from ibex.domain.identity.management import VerifyAgent, VerifyToken
 from ibex.domain.identity.token_hash import TokenPeppers
+from ibex.domain.proxying.provider import Dialect, ProviderRegistry
+from ibex.entrypoints.auth_connection import auth_channel
 from ibex.entrypoints.checks import Journals, auth_checks, readiness_checks
+from ibex.entrypoints.openai_settings import StreamUsage, Transport
 from ibex.entrypoints.operations import OPERATIONS
-from ibex.entrypoints.provider_registry import provider_registry_of, transport_of
+from ibex.entrypoints.server_clients import clickhouse_traces, postgres_database, redis_link, redis_link_if_any
 from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from uuid import UUID
 
-    from redis.credentials import CredentialProvider
+    import httpx
 
-    from ibex.adapters.redis.link import RedisObserver
+    from ibex.adapters.grpc.channel import GrpcAuthChannel
+    from ibex.adapters.redis.link import RedisLink
     from ibex.adapters.telemetry.journal import MeasuredJournal
     from ibex.domain.clock import Clock
     from ibex.domain.directives.shared import SharedDirectives
     from ibex.domain.freshness.epochs import Epochs
     from ibex.domain.ids import IdSource
-    from ibex.domain.proxying.provider import ProviderRegistry
+    from ibex.domain.proxying.provider import Provider
     from ibex.domain.record.received_responses import SharedResponses
     from ibex.entrypoints.setting_values import Secret
     from ibex.entrypoints.settings import Settings
@@ -80,16 +80,16 @@ WATCH_POOL_SIZE: Final = 2
 ADMINISTRATION_POOL_SIZE: Final = 4
 
 
-def _database(url: Secret[str], role: str, pool_size: int = POOL_SIZE) -> Database:
-    return Database(url.reveal(), role, pool_size=pool_size)
-
-
 def _peppers(peppers: Secret[dict[str, bytes]]) -> TokenPeppers:
     return TokenPeppers(peppers.reveal())
 
 
-def _traces(url: Secret[str], cluster: str | None) -> ClickHouseTraces:
-    return ClickHouseTraces(url.reveal(), cluster=cluster)
+def _provider(settings: Settings, transport: httpx.AsyncBaseTransport, clock: Clock) -> Provider:
+    """Return OpenAI or, without an API key, the echo provider."""
+    key = settings.openai_api_key
+    if key is None:
+        return EchoProvider(clock, settings.openai_models, first_byte_delay_s=settings.echo_delay_s)
+    return OpenAIProvider(_openai_config(settings, key.reveal()), transport, clock)
 
 
 def _metrics(clock: Clock, journal: MeasuredJournal, registry: Registry, routed: ProviderRegistry) -> Metrics:
@@ -99,73 +99,82 @@ def _metrics(clock: Clock, journal: MeasuredJournal, registry: Registry, routed:
     return Metrics(clock, journal, registry, providers=names, routes=routes)
 
 
-def read_file(variable: str, path: str | None) -> bytes | None:
-    """Return the content of a file, None if ``path`` is None. Raises ``SettingsError`` if it cannot be read."""
-    if path is None:
-        return None
+def _transport(settings: Settings) -> Http1Transport | httpx.AsyncBaseTransport:
+    chosen = settings.openai_transport
+    if chosen is Transport.DIRECT:
+        return default_transport(settings.openai_max_connections)
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise SettingsError(f"{variable} is {path!r}, which cannot be read ({error.strerror}).") from None
+        return httpx_transport(
+            settings.openai_base_url, settings.openai_max_connections, http2=chosen is Transport.HTTP2
+        )
+    except ImportError:
+        raise SettingsError(
+            "IBEX_OPENAI_TRANSPORT is 'http2', which needs `pip install ibex-harness[http2]`."
+        ) from None
+    except ValueError as wrong:
+        raise SettingsError(f"IBEX_OPENAI_TRANSPORT is {chosen.value!r}, but {wrong}.") from None
+
+
+def _openai_config(settings: Settings, key: str) -> OpenAIConfig:
+    try:
+        api_key = ApiKey(key)
+    except ValueError as wrong:
+        raise SettingsError(f"OPENAI_API_KEY cannot be used: {wrong}.") from None
+    try:
+        return OpenAIConfig(
+            api_key=api_key,
+            base_url=settings.openai_base_url,
+            models=settings.openai_models,
+            request_timeout_s=settings.openai_request_timeout_s,
+            connect_timeout_s=settings.openai_connect_timeout_s,
+            first_byte_timeout_s=settings.openai_first_byte_timeout_s,
+            idle_timeout_s=settings.openai_idle_timeout_s,
+            max_retries=settings.openai_max_retries,
+            retry_base_delay_s=settings.openai_retry_base_delay_s,
+            dialect=Dialect(
+                asks_for_usage=settings.openai_stream_usage is StreamUsage.ON,
+                merges_instructions=settings.openai_merge_instructions,
+                has_lenient_end=settings.openai_lenient_end,
+            ),
+            headers=settings.extra_headers,
+        )
+    except ValueError as wrong:
+        raise SettingsError(f"OPENAI_BASE_URL cannot be used: {wrong}.") from None
 
 
 def _channel(settings: Settings, ids: IdSource, registry: Registry) -> GrpcAuthChannel:
-    def request_id() -> UUID:
-        current = CURRENT.get()
-        return ids.uuid7() if current is None else current.request_id
-
-    ca = read_file("IBEX_AUTH_CA_FILE", settings.auth_ca_file)
-    certificate = read_file("IBEX_AUTH_CLIENT_CERT_FILE", settings.auth_client_cert_file)
-    key = read_file("IBEX_AUTH_CLIENT_KEY_FILE", settings.auth_client_key_file)
-    try:
-        tls = None if ca is None else ClientTls(ca, certificate, key)
-    except ValueError as wrong:
-        raise SettingsError(f"IBEX_AUTH_CLIENT_CERT_FILE cannot be used: {wrong}.") from None
-    token = settings.auth_service_token
-    security = ChannelSecurity(None if token is None else token.reveal(), tls)
-    auth = GrpcAuthChannel(
-        settings.auth_address or "", request_id, security=security, timeout_s=settings.auth_timeout_s
-    )
+    auth = auth_channel(settings, ids)
     AuthReplicaTelemetry(registry, lambda: auth.replicas)
     return auth
 
 
-def _credential_provider(settings: Settings) -> CredentialProvider | None:
-    if settings.redis_credential_provider is None:
-        return None
-    try:
-        return credential_provider(settings.redis_credential_provider)
-    except ValueError as wrong:
-        raise SettingsError(f"IBEX_REDIS_CREDENTIAL_PROVIDER is invalid: {wrong}.") from None
-
-
-def _link(settings: Settings, clock: Clock, telemetry: RedisObserver) -> RedisLink:
-    url = settings.redis_url.reveal() if settings.redis_url is not None else ""
-    provider = _credential_provider(settings)
-    return RedisLink(url, clock, telemetry, timeout_s=settings.redis_timeout_s, credential_provider=provider)
-
-
-def _link_if_any(settings: Settings, clock: Clock) -> RedisLink | None:
-    return None if settings.redis_url is None else _link(settings, clock, NullRedisObserver())
-
-
 def _shared_directives(
-    settings: Settings, link: RedisLink, clock: Clock, on_unverified: Callable[[], None]
+    settings: Settings, link: RedisLink, clock: Clock, seal: Seal | None, on_unverified: Callable[[], None]
 ) -> SharedDirectives:
-    secret = settings.cache_key or settings.auth_service_token
-    if secret is None:
+    if seal is None:
         return NoSharedDirectives()
-    seal = Seal(secret.reveal().encode())
     return RedisSharedDirectives(link, clock, seal, settings.directive_cache_ttl_s, on_unverified)
 
 
 def _shared_responses(
-    settings: Settings, link: RedisLink, clock: Clock, on_unverified: Callable[[], None]
+    link: RedisLink, clock: Clock, seal: Seal | None, on_unverified: Callable[[], None]
 ) -> SharedResponses:
-    secret = settings.cache_key or settings.auth_service_token
-    if secret is None:
-        return NoSharedResponses()
-    return RedisSharedResponses(link, clock, Seal(secret.reveal().encode(), PURPOSE), on_unverified)
+    return NoSharedResponses() if seal is None else RedisSharedResponses(link, clock, seal, on_unverified)
+
+
+def sealing_secrets(settings: Settings) -> list[bytes]:
+    """Return the secrets of entries in Redis: the first seals them, the others only open them. Empty if there is none.
+
+    A service token that auth already accepts may seal entries of other proxies.
+    """
+    if settings.cache_key is not None:
+        return [settings.cache_key.reveal().encode()]
+    return [token.encode() for token in reversed(settings.service_tokens)]
+
+
+def _seal(settings: Settings, purpose: bytes) -> Seal | None:
+    secrets = sealing_secrets(settings)
+    return Seal(secrets[0], purpose, *secrets[1:]) if secrets else None
 
 
 def _operator_epochs(link: RedisLink | None, clock: Clock, ids: IdSource) -> Epochs:
@@ -180,7 +189,7 @@ class _Adapters(containers.DeclarativeContainer):
 
 class _ProxyAdapters(_Adapters):
     traces = providers.Singleton(
-        _traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
+        clickhouse_traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
     )
     journal = providers.Singleton(
         SqliteJournal,
@@ -201,12 +210,13 @@ class _ProxyAdapters(_Adapters):
     watch_telemetry = providers.Singleton(WatchTelemetry, registry)
     loop_lag = providers.Singleton(LoopLag, registry, _Adapters.clock)
 
-    database = providers.Singleton(_database, _Adapters.settings.provided.database_url, APP_ROLE)
+    database = providers.Singleton(postgres_database, _Adapters.settings, "database_url", APP_ROLE)
     directives = providers.Singleton(PostgresDirectives, database)
     sessions = providers.Singleton(PostgresSessions, database)
 
-    transport = providers.Singleton(transport_of, _Adapters.settings)
-    provider_registry = providers.Singleton(provider_registry_of, _Adapters.settings, transport, _Adapters.clock)
+    transport = providers.Singleton(_transport, _Adapters.settings)
+    provider = providers.Singleton(_provider, _Adapters.settings, transport, _Adapters.clock)
+    provider_registry = providers.Singleton(ProviderRegistry, providers.List(provider))
     metrics = providers.Singleton(_metrics, _Adapters.clock, journal, registry, provider_registry)
     journals = providers.Singleton(Journals, journal, orphaned_journals)
 
@@ -214,7 +224,7 @@ class _ProxyAdapters(_Adapters):
 class EmbeddedAdapters(_ProxyAdapters):
     """The adapters of a single process without auth and Redis, whose tasks are done in process (ADR 0009)."""
 
-    identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
+    identity_database = providers.Singleton(postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
     epochs = providers.Singleton(NoEpochs, _Adapters.clock)
@@ -256,11 +266,13 @@ class ProductionAdapters(_ProxyAdapters):
     live_tokens = providers.Singleton(GrpcLiveTokens, channel)
 
     redis_telemetry = providers.Singleton(RedisTelemetry, _ProxyAdapters.registry)
-    link = providers.Singleton(_link, _Adapters.settings, _Adapters.clock, redis_telemetry)
+    link = providers.Singleton(redis_link, _Adapters.settings, _Adapters.clock, redis_telemetry)
     rate_limit_telemetry = providers.Singleton(RateLimitTelemetry, _ProxyAdapters.registry)
     rate_limiter = providers.Singleton(
         RedisRateLimiter, link, _Adapters.clock, rate_limit_telemetry.provided.counted_in_process
     )
+    directive_seal = providers.Singleton(_seal, _Adapters.settings, DIRECTIVES)
+    response_seal = providers.Singleton(_seal, _Adapters.settings, PURPOSE)
     shared_directives = providers.Singleton(
         InstrumentedSharedDirectives,
         providers.Singleton(
@@ -268,15 +280,16 @@ class ProductionAdapters(_ProxyAdapters):
             _Adapters.settings,
             link,
             _Adapters.clock,
+            directive_seal,
             _ProxyAdapters.cache_telemetry.provided.unverified,
         ),
         _ProxyAdapters.cache_telemetry,
     )
     shared_responses = providers.Singleton(
         _shared_responses,
-        _Adapters.settings,
         link,
         _Adapters.clock,
+        response_seal,
         _ProxyAdapters.cache_telemetry.provided.unverified,
     )
 
@@ -295,17 +308,17 @@ class ProductionAdapters(_ProxyAdapters):
 class OperatorAdapters(_Adapters):
     """The adapters of the command line: identity, directives and the record, directly from the databases."""
 
-    database = providers.Singleton(_database, _Adapters.settings.provided.database_url, APP_ROLE)
+    database = providers.Singleton(postgres_database, _Adapters.settings, "database_url", APP_ROLE)
     directives = providers.Singleton(PostgresDirectives, database)
     sessions = providers.Singleton(PostgresSessions, database)
     traces = providers.Singleton(
-        _traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
+        clickhouse_traces, _Adapters.settings.provided.clickhouse_url, _Adapters.settings.provided.clickhouse_cluster
     )
 
-    identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
+    identity_database = providers.Singleton(postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
-    link = providers.Singleton(_link_if_any, _Adapters.settings, _Adapters.clock)
+    link = providers.Singleton(redis_link_if_any, _Adapters.settings, _Adapters.clock)
     epochs = providers.Singleton(_operator_epochs, link, _Adapters.clock, _Adapters.ids)
 
     resources = providers.List(identity_database, database, traces)
@@ -318,19 +331,19 @@ class AuthAdapters(_Adapters):
     all live tokens can use up the connections that validation and the watch need.
     """
 
-    identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
+    identity_database = providers.Singleton(postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE)
     administration_database = providers.Singleton(
-        _database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE, pool_size=ADMINISTRATION_POOL_SIZE
+        postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE, pool_size=ADMINISTRATION_POOL_SIZE
     )
     watch_database = providers.Singleton(
-        _database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE, pool_size=WATCH_POOL_SIZE
+        postgres_database, _Adapters.settings, "auth_database_url", AUTH_ROLE, pool_size=WATCH_POOL_SIZE
     )
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
     validated_identity = providers.Singleton(PostgresIdentity, identity_database)
     metrics = providers.Singleton(AuthMetrics)
     loop_lag = providers.Singleton(LoopLag, metrics.provided.registry, _Adapters.clock)
     redis_telemetry = providers.Singleton(RedisTelemetry, metrics.provided.registry)
-    link = providers.Singleton(_link, _Adapters.settings, _Adapters.clock, redis_telemetry)
+    link = providers.Singleton(redis_link, _Adapters.settings, _Adapters.clock, redis_telemetry)
     epochs = providers.Singleton(RedisEpochs, link, _Adapters.clock, _Adapters.ids)
     token_verifier = providers.Singleton(VerifyToken, validated_identity, peppers, epochs, _Adapters.clock)
     agent_verifier = providers.Singleton(VerifyAgent, validated_identity, epochs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from ibex.entrypoints.setting_values import InvalidValueError
+from ibex.entrypoints.setting_files import parsed, raw_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -32,16 +32,14 @@ def is_of_kubernetes(name: str, value: str) -> bool:
     return _PORT_OF_A_SERVICE.fullmatch(name) is not None and _LINK.match(value) is not None
 
 
+def without_kubernetes(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without the variables that Kubernetes sets for Services."""
+    return {name: value for name, value in environ.items() if not is_of_kubernetes(name, value.strip())}
+
+
 def is_of_opentelemetry(name: str) -> bool:
     """Return whether the platform shares this variable with other programs, so that IBEX may not refuse its value."""
     return name.startswith(_OPENTELEMETRY)
-
-
-def invalid_value(variable: Variable, value: str, error: Exception) -> str:
-    """Return the message about an invalid value. It does not contain a secret."""
-    shown = "(a secret, not shown)" if variable.is_secret else repr(value)
-    reason = f"; {error}" if isinstance(error, InvalidValueError) else ""
-    return f"{variable.name} is {shown}{reason}; allowed: {variable.allowed}."
 
 
 def ignored_variables(environ: Mapping[str, str], variables: Iterable[Variable]) -> Sequence[str]:
@@ -58,11 +56,12 @@ def ignored_variables(environ: Mapping[str, str], variables: Iterable[Variable])
             f" {first}={environ[first]}). Set enableServiceLinks: false in the pod to be without them."
         )
     for variable in variables:
-        value = environ.get(variable.name, "").strip()
-        if not value or not is_of_opentelemetry(variable.name):
+        if not is_of_opentelemetry(variable.name):
             continue
         try:
-            variable.parse(value)
-        except (ValueError, KeyError) as wrong:
-            messages.append(f"{invalid_value(variable, value, wrong)} It is ignored.")
+            value, path = raw_value(environ, variable)
+            if value:
+                parsed(variable, value, path)
+        except ValueError as wrong:
+            messages.append(f"{wrong} It is ignored.")
     return messages

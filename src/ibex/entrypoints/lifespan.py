@@ -24,8 +24,12 @@ JOURNAL_RETRY_S = 1.0
 
 
 @asynccontextmanager
-async def running(application: Application, *, journal_retry_s: float = JOURNAL_RETRY_S) -> AsyncIterator[None]:
+async def running(
+    application: Application, *tasks: BackgroundTask, journal_retry_s: float = JOURNAL_RETRY_S
+) -> AsyncIterator[None]:
     """Open what serving requests needs. Afterwards drain the recorder, flush both sinks, and close; spans come last.
+
+    ``tasks`` run in the background, like those of the application.
 
     Exchanges that a sink cannot store within ``FLUSH_TIMEOUT_S`` stay in the journal for the next start. If the disk of
     the journal is full, opening it is retried every ``journal_retry_s`` seconds. Requests are served in the meantime;
@@ -43,6 +47,7 @@ async def running(application: Application, *, journal_retry_s: float = JOURNAL_
             application.token_filter(),
             application.recover_journals(),
             application.abandon_idle_sessions(),
+            *tasks,
         ]
         for resource in adapters.resources():
             stack.push_async_callback(resource.close)

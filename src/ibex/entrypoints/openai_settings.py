@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ibex.adapters.openai.config import DEFAULT_MODELS
-from ibex.adapters.openai.extra_headers import ExtraHeaders, parse_headers
+from ibex.adapters.openai.extra_headers import NO_HEADERS, ExtraHeaders, parse_headers
 from ibex.entrypoints.setting_values import (
     SECONDS,
     InvalidValueError,
@@ -43,9 +43,9 @@ def _stream_usage(value: str) -> StreamUsage:
     return StreamUsage(value.lower())
 
 
-def _headers(value: str) -> ExtraHeaders:
+def _headers(value: str) -> Secret[ExtraHeaders]:
     try:
-        return parse_headers(value)
+        return Secret(parse_headers(value))
     except ValueError as wrong:
         raise InvalidValueError(str(wrong)) from None
 
@@ -73,7 +73,7 @@ class OpenAISettings:
             "The base URL of OpenAI's API or of a compatible server.",
         ),
     )
-    openai_headers: ExtraHeaders | None = setting(
+    openai_headers: Secret[ExtraHeaders] | None = setting(
         None,
         Variable(
             "IBEX_OPENAI_HEADERS",
@@ -194,3 +194,8 @@ class OpenAISettings:
             "Connections to the provider per worker. As many requests can wait for one; IBEX refuses further ones.",
         ),
     )
+
+    @property
+    def extra_headers(self) -> ExtraHeaders:
+        """The headers that IBEX adds to each request to the provider; none if they are not set."""
+        return NO_HEADERS if self.openai_headers is None else self.openai_headers.reveal()

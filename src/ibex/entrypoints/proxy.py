@@ -20,6 +20,7 @@ from ibex.entrypoints.ops_server import listen_for_ops, serving_ops
 from ibex.entrypoints.outcome import CommandFailedError
 from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import SharedListener, serve_http
+from ibex.entrypoints.setting_files import SUFFIX
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
 from ibex.entrypoints.start_warnings import warn_of_environment
 from ibex.entrypoints.worker_process import WorkerSlot, end_with_parent
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("ibex.serve")
 READY_TIMEOUT_S: Final = 15.0
 """The time that a worker has to become ready before it replaces another one."""
+_OPS_LISTEN: Final = "IBEX_OPS_LISTEN"
 _READY_POLL_S: Final = 0.1
 _SERVERS: Final = ("auth_address", "redis_url", "database_url", "clickhouse_url")
 
@@ -82,7 +84,8 @@ def _settings_again(
         _LOG.warning(
             "IBEX_HOST, IBEX_PORT or IBEX_OPS_LISTEN has changed. Restart `ibex serve` to listen on another address."
         )
-    return replace(settings, ops_listen=first.ops_listen), {**environ, "IBEX_OPS_LISTEN": first.ops_listen or ""}
+    kept = {name: value for name, value in environ.items() if name not in {_OPS_LISTEN, _OPS_LISTEN + SUFFIX}}
+    return replace(settings, ops_listen=first.ops_listen), {**kept, _OPS_LISTEN: first.ops_listen or ""}
 
 
 def serve_as_worker(settings: Settings, slot: WorkerSlot) -> int:
@@ -130,6 +133,7 @@ def _require_shared_servers(settings: Settings, workers: int) -> None:
 def _run(settings: Settings, listener: socket.socket, ops: socket.socket | None, slot: WorkerSlot | None) -> int:
     from ibex.entrypoints.containers import application_of  # noqa: PLC0415
     from ibex.entrypoints.lifespan import running  # noqa: PLC0415
+    from ibex.entrypoints.rotation import proxy_files  # noqa: PLC0415
 
     prepare_descriptors(settings)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would write lines that are not JSON
@@ -144,7 +148,7 @@ def _run(settings: Settings, listener: socket.socket, ops: socket.socket | None,
             shared = SharedListener(ConnectionBalancer(segments, slot.number), slot.report_serving)
         application = application_of(adapters, settings)
         app = application.app()
-        async with running(application):
+        async with running(application, proxy_files(settings, adapters)):
             if slot is not None and slot.replaces:
                 await _wait_until_ready(adapters)
             async with serving_ops(application.ops_app() if ops else None, ops, settings, is_shared=slot is not None):

@@ -6,9 +6,11 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from ibex.entrypoints.credentials import Server, is_weak_key, is_weak_url
+from ibex.entrypoints.url_syntax import NOT_ENCODED, is_well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,12 +23,19 @@ _BASE_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
 SECONDS: Final = "seconds, more than 0 and at most 86400"
 
 
+class JournalSync(StrEnum):
+    """The durability of the journal: ``NORMAL`` survives a crash of the process, ``FULL`` a power loss too."""
+
+    NORMAL = "normal"
+    FULL = "full"
+
+
 class InvalidValueError(ValueError):
     """A value is invalid for the reason in the message, which contains no part of a secret."""
 
 
 class Secret(Generic[T]):
-    """A value that only ``reveal()`` returns. Its repr does not contain it."""
+    """A value that only ``reveal()`` returns. Its repr does not contain it. A changed file replaces it (ADR 0061)."""
 
     __slots__ = ("_value",)
 
@@ -36,6 +45,10 @@ class Secret(Generic[T]):
     def reveal(self) -> T:
         """Return the value."""
         return self._value
+
+    def replace(self, value: T) -> None:
+        """Return this value from now on."""
+        self._value = value
 
     def __repr__(self) -> str:
         return "<Secret>"
@@ -131,9 +144,15 @@ def url(*schemes: str) -> Callable[[str], str]:
 
 
 def secret_url(*schemes: str) -> Callable[[str], Secret[str]]:
-    """Return a parser of URLs that can contain a password."""
+    """Return a parser of URLs that can contain a password. Raises ``InvalidValueError`` if it is not encoded."""
     parse = url(*schemes)
-    return lambda value: Secret(parse(value))
+
+    def parse_secret(value: str) -> Secret[str]:
+        if not is_well_formed(parse(value)):
+            raise InvalidValueError(NOT_ENCODED)
+        return Secret(value)
+
+    return parse_secret
 
 
 def secret_text(value: str) -> Secret[str]:
@@ -214,6 +233,11 @@ def service_token(value: str) -> Secret[str]:
     return Secret(value)
 
 
+def service_tokens(value: str) -> Secret[tuple[str, ...]]:
+    """Return credentials from a comma-separated list, in its order."""
+    return Secret(tuple(service_token(part.strip()).reveal() for part in value.split(",")))
+
+
 def insecure_servers(value: str) -> tuple[str, ...]:
     """Parse a comma-separated list of servers. Raises ``ValueError`` for an unknown name."""
     return tuple(Server(part.strip().lower()).value for part in value.split(",") if part.strip())
@@ -230,4 +254,4 @@ def is_for_development(value: object) -> bool:
     revealed = value.reveal()
     if isinstance(revealed, dict):
         return EMBEDDED_PEPPER in revealed or any(is_weak_key(pepper) for pepper in revealed.values())
-    return "://" in revealed and is_weak_url(revealed)
+    return isinstance(revealed, str) and "://" in revealed and is_weak_url(revealed)

@@ -6,14 +6,16 @@ Each field of ``Settings`` is one environment variable. Its ``Variable`` has the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ibex.entrypoints.cache_settings import CacheSettings
-from ibex.entrypoints.foreign_variables import invalid_value, is_of_kubernetes, is_of_opentelemetry
+from ibex.entrypoints.database_settings import DatabaseSettings
+from ibex.entrypoints.foreign_variables import is_of_opentelemetry, without_kubernetes
+from ibex.entrypoints.setting_files import parsed, raw_value
 from ibex.entrypoints.setting_values import (
     SECONDS,
+    JournalSync,
     Secret,
     Variable,
     auth_addresses,
@@ -27,6 +29,7 @@ from ibex.entrypoints.setting_values import (
     seconds,
     secret_url,
     service_token,
+    service_tokens,
     setting,
     text,
     url,
@@ -52,18 +55,8 @@ class Environment(StrEnum):
     PRODUCTION = "production"
 
 
-class JournalSync(StrEnum):
-    """The durability of the journal: ``NORMAL`` survives a crash of the process, ``FULL`` a power loss too."""
-
-    NORMAL = "normal"
-    FULL = "full"
-
-
-POSTGRES_URL = "a postgresql:// URL"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(CacheSettings):
+class Settings(DatabaseSettings):
     """All settings of a process. Durations are in seconds, sizes in bytes. None means not set."""
 
     env: Environment = setting(
@@ -99,43 +92,14 @@ class Settings(CacheSettings):
             "The minimum severity of log lines.",
         ),
     )
-    database_url: Secret[str] | None = setting(
-        None,
-        Variable(
-            "IBEX_DATABASE_URL",
-            secret_url("postgresql"),
-            POSTGRES_URL,
-            "The PostgreSQL database of directives, sessions and checkpoints, with the role ibex_app.",
-            is_secret=True,
-        ),
-    )
-    auth_database_url: Secret[str] | None = setting(
-        None,
-        Variable(
-            "IBEX_AUTH_DATABASE_URL",
-            secret_url("postgresql"),
-            POSTGRES_URL,
-            "The PostgreSQL database of organizations, users, agents and tokens, with the role ibex_auth.",
-            is_secret=True,
-        ),
-    )
-    owner_database_url: Secret[str] | None = setting(
-        None,
-        Variable(
-            "IBEX_OWNER_DATABASE_URL",
-            secret_url("postgresql"),
-            POSTGRES_URL,
-            "The PostgreSQL database, with the role that owns the schema. Only `ibex migrate` uses it.",
-            is_secret=True,
-        ),
-    )
     token_peppers: Secret[dict[str, bytes]] | None = setting(
         None,
         Variable(
             "IBEX_TOKEN_PEPPERS",
             peppers,
-            "key_id:base64 of at least 16 bytes, several separated by commas, the newest last",
-            "The keys that tokens are hashed with. To rotate, append a new key and keep the old ones.",
+            "key_id:base64 of at least 16 bytes, several separated by commas",
+            "The keys that tokens are hashed with. All verify tokens; the last is for new tokens. To rotate, insert a "
+            "new key before the last one, and later move it to the end. Keep the old ones.",
             is_secret=True,
         ),
     )
@@ -167,7 +131,17 @@ class Settings(CacheSettings):
             "IBEX_AUTH_SERVICE_TOKEN",
             service_token,
             "at least 32 characters",
-            "The credential of the proxy at auth. Set the same value on both.",
+            "The credential of the proxy at auth. Set the same value on both, or rotate with IBEX_AUTH_SERVICE_TOKENS.",
+            is_secret=True,
+        ),
+    )
+    auth_service_tokens: Secret[tuple[str, ...]] | None = setting(
+        None,
+        Variable(
+            "IBEX_AUTH_SERVICE_TOKENS",
+            service_tokens,
+            "credentials of at least 32 characters, several separated by commas",
+            "Replaces IBEX_AUTH_SERVICE_TOKEN during a rotation. Auth accepts each; a proxy presents the last.",
             is_secret=True,
         ),
     )
@@ -276,24 +250,34 @@ class Settings(CacheSettings):
         0.0, Variable("IBEX_ECHO_DELAY", delay, "seconds, 0 to 86400", "The delay of the echo provider's answers.")
     )
 
+    files: tuple[tuple[str, str], ...] = field(default=(), repr=False, compare=False)
+    """The field name and the path of each setting that was read from a file."""
+
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Settings:
-        """Read the settings. Raises ``SettingsError`` for an invalid value.
+        """Read the settings, and the files of those that are given as ``X_FILE``.
 
-        An empty variable counts as not set. So do those that ``ignored_variables`` has a message for.
+        An empty variable counts as not set. So do those that ``ignored_variables`` has a message for. Raises
+        ``SettingsError`` for an invalid value or file.
         """
-        values = {}
+        values: dict[str, Any] = {}
+        files: dict[str, str] = {}
+        ours = without_kubernetes(environ)
         for name, variable in variables():
-            raw = environ.get(variable.name, "").strip()
-            if not raw or is_of_kubernetes(variable.name, raw):
-                continue
             try:
-                values[name] = variable.parse(raw)
-            except (ValueError, KeyError) as wrong:
-                if not is_of_opentelemetry(variable.name):
-                    raise SettingsError(invalid_value(variable, raw, wrong)) from None
-        settings = cls(**values)
-        settings.refuse_incomplete_tls()
+                raw, path = raw_value(ours, variable)
+                if raw:
+                    values[name] = parsed(variable, raw, path)
+            except ValueError as wrong:
+                if is_of_opentelemetry(variable.name):
+                    continue
+                raise SettingsError(str(wrong)) from None
+            if path is not None:
+                files[name] = path
+        settings = cls(**values, files=tuple(files.items()))
+        wrong_tls = incomplete_tls(settings, variables())
+        if wrong_tls is not None:
+            raise SettingsError(wrong_tls)
         settings.refuse_small_body_budget()
         settings.refuse_unsafe_production(environ)
         return settings
@@ -307,12 +291,6 @@ class Settings(CacheSettings):
                 "IBEX_MAX_REQUEST_BODY_BYTES. Raise it, or lower IBEX_MAX_REQUEST_BODY_BYTES."
             )
 
-    def refuse_incomplete_tls(self) -> None:
-        """Raise ``SettingsError`` if a TLS file of proxy or auth is set without another file that it requires."""
-        wrong = incomplete_tls(self, variables())
-        if wrong is not None:
-            raise SettingsError(wrong)
-
     def refuse_unsafe_production(self, environ: Mapping[str, str]) -> None:
         """Raise ``SettingsError`` if production lacks a credential or has a weak one.
 
@@ -320,7 +298,7 @@ class Settings(CacheSettings):
         """
         if self.env is not Environment.PRODUCTION:
             return
-        if self.auth_address is not None and self.auth_service_token is None and self.auth_client_cert_file is None:
+        if self.auth_address is not None and not self.service_tokens and self.auth_client_cert_file is None:
             raise MissingSettingError(
                 "IBEX_AUTH_SERVICE_TOKEN is not set. With IBEX_ENV=production a proxy needs it to authenticate to auth."
                 " Set it to the same value as on auth, or use a client certificate (IBEX_AUTH_CLIENT_CERT_FILE)."
@@ -329,9 +307,16 @@ class Settings(CacheSettings):
         if wrong is not None:
             raise SettingsError(wrong)
 
+    @property
+    def service_tokens(self) -> tuple[str, ...]:
+        """The credentials that auth accepts from proxies. A proxy presents the last. Empty if there is none."""
+        if self.auth_service_tokens is not None:
+            return self.auth_service_tokens.reveal()
+        return () if self.auth_service_token is None else (self.auth_service_token.reveal(),)
+
     def require_service_identity(self) -> None:
         """Raise ``MissingSettingError`` if auth in production could not authenticate proxies."""
-        has_either = self.auth_service_token is not None or self.auth_client_ca_file is not None
+        has_either = bool(self.service_tokens) or self.auth_client_ca_file is not None
         if self.env is Environment.PRODUCTION and not has_either:
             raise MissingSettingError(
                 "IBEX_AUTH_SERVICE_TOKEN is not set. With IBEX_ENV=production auth needs it to authenticate proxies:"
@@ -359,4 +344,4 @@ class Settings(CacheSettings):
 
 def variables() -> tuple[tuple[str, Variable], ...]:
     """Return the field name and the ``Variable`` of every setting, in the order of the reference."""
-    return tuple((f.name, f.metadata["variable"]) for f in fields(Settings))
+    return tuple((f.name, f.metadata["variable"]) for f in fields(Settings) if "variable" in f.metadata)

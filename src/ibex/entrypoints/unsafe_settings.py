@@ -10,7 +10,7 @@ from ibex.entrypoints.setting_values import is_for_development
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from ibex.entrypoints.setting_values import Variable
+    from ibex.entrypoints.setting_values import Secret, Variable
 
 _TLS_NEEDS: Final = (
     ("auth_cert_file", "auth_key_file"),
@@ -21,7 +21,7 @@ _TLS_NEEDS: Final = (
     ("auth_client_cert_file", "auth_ca_file"),
 )
 """Pairs of a TLS file and another file that it requires. The first three are for auth, the others for the proxy."""
-_SERVICE_TOKEN: Final = "auth_service_token"  # noqa: S105 - a setting's name
+_SERVICE_TOKENS: Final = ("auth_service_token", "auth_service_tokens")
 
 
 def incomplete_tls(settings: object, variables: Sequence[tuple[str, Variable]]) -> str | None:
@@ -48,8 +48,7 @@ def unsafe_credential(
         return "PGPASSWORD is easily guessed, which IBEX_ENV=production refuses. Set it to a random password."
     for name, variable in variables:
         value = getattr(settings, name)
-        weak_token = name == _SERVICE_TOKEN and value is not None and is_weak_token(value.reveal())
-        if weak_token or is_for_development(value):
+        if (name in _SERVICE_TOKENS and _has_weak_token(value)) or is_for_development(value):
             return (
                 f"{variable.name} is a development credential or easily guessed, which IBEX_ENV=production refuses."
                 " Set it to a random value."
@@ -63,3 +62,8 @@ def unsafe_credential(
                 f" the URL, or set IBEX_ALLOW_INSECURE={server} to connect without."
             )
     return None
+
+
+def _has_weak_token(tokens: Secret[str] | Secret[tuple[str, ...]] | None) -> bool:
+    revealed = () if tokens is None else tokens.reveal()
+    return any(map(is_weak_token, (revealed,) if isinstance(revealed, str) else revealed))

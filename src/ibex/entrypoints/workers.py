@@ -14,6 +14,7 @@ from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.shared_memory import SharedMemorySegment, create_shared_memory
 from ibex.entrypoints.listening import address_of, let_handshakes_end, listen, shut_down
 from ibex.entrypoints.ops_server import listen_for_ops
+from ibex.entrypoints.outcome import EXIT_USAGE
 from ibex.entrypoints.proxy_server import ALONE_S, SAME_S
 from ibex.entrypoints.worker_process import WorkerProcess, WorkerSlot
 
@@ -28,6 +29,8 @@ _LOG = logging.getLogger("ibex.workers")
 EARLY_S: Final = 5.0
 """If a worker fails within this time, or before it served, all are stopped. One that was killed is restarted."""
 RESTART_DELAY_S: Final = 0.5
+UNUSABLE_FILE_DELAY_S: Final = 5.0
+"""The delay before a worker that finds an unusable file of a secret is started again."""
 AFTER_SHUTDOWN_S: Final = 30.0
 """The time that a worker has beyond ``IBEX_SHUTDOWN_TIMEOUT`` to record, to flush its sinks and to close."""
 START_TIMEOUT_S: Final = 60.0
@@ -134,15 +137,23 @@ class _Supervisor:
                 await self._after_death_of(worker)
 
     async def _after_death_of(self, worker: WorkerProcess) -> None:
+        """Wait for a moment before the restart, or stop all workers if this one could not start.
+
+        If the settings are invalid although a worker has served with them, the file of a secret is unusable at the
+        moment (ADR 0061). The other workers go on with the old value.
+        """
         code = worker.ended.result()
         _LOG.error("worker %d ended with code %d", worker.number, code)
         is_early = asyncio.get_running_loop().time() - worker.started_at < EARLY_S
+        delay_s = RESTART_DELAY_S
         if code > 0 and (is_early or not worker.serves):
-            self._exit_code = code
-            self._stopping.set()
-            return
+            if code != EXIT_USAGE or not any(segment.heartbeat_ns > 0 for segment in self._segments):
+                self._exit_code = code
+                self._stopping.set()
+                return
+            delay_s = UNUSABLE_FILE_DELAY_S
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), RESTART_DELAY_S)
+            await asyncio.wait_for(self._stopping.wait(), delay_s)
 
     async def _spawn(self, *, replaces: bool) -> WorkerProcess:
         number = self._free.pop()

@@ -62,3 +62,21 @@ def test_a_secret_and_its_destination_from_one_source_are_accepted(
     assert invocation(tmp_path, both, f"{destination}=z").environ_with_dotenv() == both
     assert invocation(tmp_path, {secret: " "}, f"{destination}=y").environ_with_dotenv()[destination] == "y"
     assert invocation(tmp_path, {secret: "x"}, "IBEX_LOG_LEVEL=debug").environ_with_dotenv()[secret] == "x"
+
+
+def test_dotenv_cannot_choose_files(tmp_path: Path) -> None:
+    """A `.env` of somebody else could have a file sent to a server of theirs. Files of certificates are not sent."""
+    with pytest.raises(SettingsError, match=r"^OPENAI_API_KEY_FILE is in .*must not choose files"):
+        invocation(tmp_path, {}, "OPENAI_API_KEY_FILE=/run/another").environ_with_dotenv()
+
+    assert invocation(tmp_path, {}, "IBEX_AUTH_CA_FILE=ca.pem").environ_with_dotenv() == {"IBEX_AUTH_CA_FILE": "ca.pem"}
+
+
+def test_a_secret_in_a_file_is_not_redirected(tmp_path: Path) -> None:
+    """A destination in a file of the environment takes precedence over `.env`."""
+    secret = {"OPENAI_API_KEY_FILE": "/run/secrets/key"}
+    with pytest.raises(SettingsError, match=r"^OPENAI_BASE_URL is in"):
+        invocation(tmp_path, secret, "OPENAI_BASE_URL=http://h/v1").environ_with_dotenv()
+
+    both = {**secret, "OPENAI_BASE_URL_FILE": "/run/url"}
+    assert invocation(tmp_path, both, "OPENAI_BASE_URL=http://h/v1").environ_with_dotenv() == both

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ibex.entrypoints.auth_connection import read_file
 from ibex.entrypoints.containers import application_of
 from ibex.entrypoints.environments import (
     AuthAdapters,
     EmbeddedAdapters,
     OperatorAdapters,
     ProductionAdapters,
-    read_file,
 )
 from ibex.entrypoints.proxy import adapters_for
 from ibex.entrypoints.settings import Settings, SettingsError

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from ibex.entrypoints.foreign_variables import ignored_variables, is_of_kubernetes
 from ibex.entrypoints.settings import Settings, SettingsError, variables
 from ibex.entrypoints.settings_reference import COMMAND_LINE
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LINK = "tcp://10.0.0.1:8080"
 OF_THE_SERVICE_IBEX = {
@@ -52,3 +57,21 @@ def test_an_invalid_value_of_a_setting_of_ibex_is_still_an_error() -> None:
     with pytest.raises(SettingsError, match="IBEX_PORT is 'tcp:8080'"):
         Settings.load({"IBEX_PORT": "tcp:8080"})
     assert ignored_variables({"IBEX_PORT": "high"}, [variable for _, variable in variables()]) == []
+
+
+def test_a_port_in_a_file_counts_beside_a_variable_of_kubernetes(tmp_path: Path) -> None:
+    """The variable is not a value, so the setting is not set twice."""
+    file = tmp_path / "port"
+    file.write_text("8090\n")
+
+    assert Settings.load({"IBEX_PORT": "tcp://10.0.0.1:8080", "IBEX_PORT_FILE": str(file)}).port == 8090
+
+
+def test_an_opentelemetry_setting_with_an_invalid_file_is_ignored_with_a_message(tmp_path: Path) -> None:
+    """It is treated like an invalid value of the variable itself."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT_FILE": str(tmp_path / "absent")}
+
+    assert Settings.load(environ).traces_url is None
+    (message,) = ignored_variables(environ, [variable for _, variable in variables()])
+    assert message.startswith("OTEL_EXPORTER_OTLP_ENDPOINT_FILE is ")
+    assert message.endswith(" It is ignored.")

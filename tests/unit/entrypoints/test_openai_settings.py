@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import pytest
 
+from ibex.adapters.http_client.httpx_transport import CancelSafeTransport
+from ibex.adapters.http_client.transport import Http1Transport
 from ibex.domain.proxying.provider import Dialect
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.openai_settings import Transport
 from ibex.entrypoints.settings import Settings, SettingsError
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("direct", Http1Transport), ("httpx", CancelSafeTransport), ("http2", CancelSafeTransport)],
+)
+def test_each_transport_can_be_chosen(name: str, kind: type) -> None:
+    """The name of the transport is enough."""
+    settings = Settings.load({"IBEX_OPENAI_TRANSPORT": name})
+    assert settings.openai_transport is Transport(name)
+    assert isinstance(EmbeddedAdapters(settings=settings).transport(), kind)
 
 
 def test_the_default_transport_is_direct() -> None:
@@ -53,8 +66,7 @@ def test_an_invalid_value_is_an_error(variable: str, value: str) -> None:
 def test_the_headers_to_the_provider() -> None:
     """They are secrets, so no repr contains them."""
     settings = Settings.load({"IBEX_OPENAI_HEADERS": "OpenAI-Project: canary-1\nOpenAI-Organization: canary-2"})
-    assert settings.openai_headers is not None
-    assert settings.openai_headers.reveal() == (("openai-project", "canary-1"), ("openai-organization", "canary-2"))
+    assert settings.extra_headers.reveal() == (("openai-project", "canary-1"), ("openai-organization", "canary-2"))
     assert "canary" not in repr(settings)
     assert Settings.load({}).openai_headers is None
 
@@ -67,4 +79,13 @@ def test_an_invalid_header_is_an_error(value: str, reason: str) -> None:
     with pytest.raises(SettingsError, match=r"IBEX_OPENAI_HEADERS is \(a secret, not shown\); ") as raised:
         Settings.load({"IBEX_OPENAI_HEADERS": value})
     assert reason in str(raised.value)
+    assert "canary" not in str(raised.value)
+
+
+def test_an_unsupported_proxy_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error at start does not contain the proxy's address."""
+    monkeypatch.setenv("https_proxy", "gopher://user:canary@proxy.example")
+    adapters = EmbeddedAdapters(settings=Settings.load({"IBEX_OPENAI_TRANSPORT": "httpx"}))
+    with pytest.raises(SettingsError, match="IBEX_OPENAI_TRANSPORT is 'httpx', but ") as raised:
+        adapters.transport()
     assert "canary" not in str(raised.value)

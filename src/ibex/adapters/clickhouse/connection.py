@@ -105,12 +105,20 @@ class ClickHouseConnection:
         self._connect = connect
         self._timeout_s = timeout_s
         self._client: Client | None = None
+        self._is_outdated = False
         self._thread: ThreadPoolExecutor | None = None
 
     def open(self) -> None:
         """Start the thread. Idempotent."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="ibex-clickhouse")
+
+    def reconnect_with(self, connect: Callable[[], Client]) -> None:
+        """Use another function to connect, and connect anew at the next use.
+
+        If that fails, the former client is used, and the use after that tries again.
+        """
+        self._connect, self._is_outdated = connect, True
 
     async def close(self) -> None:
         """Wait for running work, which has its own time limit, and disconnect. Idempotent."""
@@ -135,13 +143,27 @@ class ClickHouseConnection:
 
     def _run(self, work: Callable[[Client], T]) -> T:
         try:
-            if self._client is None:
-                self._client = self._connect()
-            return work(self._client)
+            return work(self._connected())
         except SinkRefusedError:
             raise
         except Exception as error:  # noqa: BLE001 - the library's codecs and transport raise many types
             raise SinkUnavailableError(f"ClickHouse is unavailable ({reason_of(error)})") from None
+
+    def _connected(self) -> Client:
+        former = self._client
+        if former is not None and not self._is_outdated:
+            return former
+        connect = self._connect
+        try:
+            self._client = connect()
+        except Exception:
+            if former is None:
+                raise
+            return former
+        self._is_outdated = self._connect is not connect
+        if former is not None:
+            disconnect(former)
+        return self._client
 
     def _disconnect(self) -> None:
         client, self._client = self._client, None

@@ -94,10 +94,22 @@ class ClickHouseTraces:
         self._address = ClickHouseAddress.parse(url)
         self._layout = Layout(self._address.database, cluster)
         self._insert_settings: Mapping[str, object] | None = None
+        self._timeout_s = timeout_s
         self._connection = ClickHouseConnection(partial(self._address.connect, timeout_s), timeout_s=timeout_s)
 
     def __repr__(self) -> str:
         return f"<ClickHouseTraces at {self._address!r}>"
+
+    def change_url(self, url: str) -> None:
+        """Use another URL, such as one with a new password, from the next call on. Raises ``ValueError``.
+
+        The certificates that the URL names are read again. An engine inside the process is not replaced.
+        """
+        address = ClickHouseAddress.parse(url)
+        if "chdb" in (address.interface, self._address.interface):
+            raise ValueError("an engine inside the process (chdb://) cannot change without a restart")
+        self._address = address
+        self._connection.reconnect_with(partial(address.connect, self._timeout_s))
 
     async def open(self) -> None:
         """Start the thread of the connection. It connects on first use, and again after an outage."""

@@ -15,6 +15,7 @@ from ibex.domain.identity.model import PersonalAccessToken
 from ibex.domain.identity.permissions import allows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
     from ibex.adapters.grpc.metadata import Metadata
@@ -85,23 +86,33 @@ class Callers:
 
     def __init__(self, administrators: TokenVerifier, service_credential: str | None, clock: Clock) -> None:
         """Set the credential of services; None admits every service. Raises ``ValueError`` for an empty credential."""
-        if service_credential is not None and not service_credential.strip():
-            raise ValueError("the service credential must not be empty")
         self._administrators = administrators
         self._guesses = GuessLimit(clock)
-        self._service_credential = None if service_credential is None else service_credential.strip().encode()
+        self._service_credentials: tuple[bytes, ...] = ()
+        if service_credential is not None:
+            self.accept((service_credential,))
+
+    def accept(self, credentials: Sequence[str]) -> None:
+        """Accept each of these credentials of services from now on, and no other.
+
+        Raises ``ValueError`` if there is none, which would admit every service, or an empty one.
+        """
+        if not credentials or not all(credential.strip() for credential in credentials):
+            raise ValueError("the service credential must not be empty")
+        self._service_credentials = tuple(credential.strip().encode() for credential in credentials)
 
     @property
     def need_credential(self) -> bool:
         """Whether a service must present a credential."""
-        return self._service_credential is not None
+        return bool(self._service_credentials)
 
     def admit_service(self, metadata: Metadata) -> None:
-        """Return if the caller presents the service credential. Raises ``ServiceCredentialError`` if it does not."""
-        if self._service_credential is None:
+        """Return if the caller presents a service credential. Raises ``ServiceCredentialError`` if it does not."""
+        if not self._service_credentials:
             return
         presented = (bearer_in(metadata) or "").encode()
-        if not hmac.compare_digest(presented, self._service_credential):
+        matches = [hmac.compare_digest(presented, credential) for credential in self._service_credentials]
+        if not any(matches):
             raise ServiceCredentialError
 
     async def admit_administrator(self, metadata: Metadata, org_id: UUID, *any_of: Permission) -> Principal:

@@ -89,14 +89,36 @@ class GrpcAuthChannel:
         self.replicas = Replicas(endpoints_in(address), self._connect, self._check)
         self._request_id = request_id
         self._tls = security.tls
-        credential = security.service_credential
-        self._authorization = () if credential is None else ((AUTHORIZATION_KEY, f"Bearer {credential.strip()}"),)
+        self._authorization: Metadata = ()
+        if security.service_credential is not None:
+            self.present(security.service_credential)
         self._timeout_s = timeout_s
         self._max_in_flight = max_in_flight
         self._in_flight = 0
         self._credential_refused = False
         self._is_open = False
         self._watched: Replica | None = None
+
+    def present(self, credential: str) -> None:
+        """Present this service credential with each later call. Calls in flight and running watches keep theirs."""
+        self._authorization = ((AUTHORIZATION_KEY, f"Bearer {credential.strip()}"),)
+
+    async def change_tls(self, tls: ClientTls) -> bool:
+        """Replace the connection to each replica by one with these certificates; see ``Replicas.renew``.
+
+        Return False if they are in use already. Raises ``ValueError`` if a replica does not accept them; the former
+        ones then stay in use.
+        """
+        former = self._tls
+        if tls == former:
+            return False
+        if former is None:
+            raise ValueError("TLS to auth cannot be turned on without a restart")
+        self._tls = tls
+        if not await self.replicas.renew():
+            self._tls = former
+            raise ValueError("auth does not accept a connection with the new certificates")
+        return True
 
     async def open(self) -> None:
         """Start to connect, in this event loop, and keep reconnecting. Does not wait until auth is reachable."""

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2_grpc
 from ibex.adapters.grpc.generated import auth_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 STATE_POLL_INTERVAL_S: Final = 0.05
 RESOLVE_INTERVAL_S: Final = 10.0
@@ -24,6 +24,9 @@ RESOLVE_RETRY_S: Final = 1.0
 """The interval between resolutions while not every replica is connected."""
 AVOIDED_S: Final = 1.0
 """For this long after a replica did not answer, it is only called if no other one is connected."""
+RENEWAL_TIMEOUT_S: Final = 5.0
+RENEWAL_GRACE_S: Final = 2.0
+"""How long calls may run on a connection that was replaced. Longer than the deadline of a validation."""
 _DNS: Final = "dns:///"
 _LOG: Final = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class Replica:
         self.health: Any = health_pb2_grpc.HealthStub(channel)
         self.channel = channel
         self.is_connected = False
+        self.was_connected = asyncio.Event()
         self.avoided_until_s = 0.0
         self.monitor: asyncio.Task[None] | None = None
 
@@ -162,6 +166,40 @@ class Replicas:
             self._next_index = best_index + 1
         return best
 
+    async def renew(self) -> bool:
+        """Replace each connection by a new one from ``connect``. Calls in flight on the old ones end first.
+
+        Watches move to the new connections after ``RENEWAL_GRACE_S``. Return False, and keep the old connections, if no
+        new one is made within ``RENEWAL_TIMEOUT_S``, or none to a replica that is connected.
+        """
+        former = dict(self._all)
+        renewed = {key: self._connect_to(*key) for key in former}
+        try:
+            if not await self._are_connected(renewed):
+                await _close_all(renewed.values())
+                return False
+        except BaseException:
+            await asyncio.shield(_close_all(renewed.values()))
+            raise
+        still = [key for key in former if self._all.get(key) is former[key]]
+        self._all.update({key: renewed[key] for key in still})
+        await _close_all(renewed[key] for key in former if key not in still)
+        await _close_all((former[key] for key in still), RENEWAL_GRACE_S)
+        return True
+
+    async def _are_connected(self, renewed: Mapping[tuple[Endpoint, str], Replica]) -> bool:
+        """Wait until each connected replica is connected anew, or, if none is connected, any of them."""
+        ready = grpc.ChannelConnectivity.READY
+        needed = [renewed[key] for key in renewed if self._all[key].channel.get_state() is ready]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RENEWAL_TIMEOUT_S):
+                if not needed:
+                    await self.connected.wait()
+                for replica in needed:
+                    await replica.was_connected.wait()
+        connected = [replica for replica in renewed.values() if replica.was_connected.is_set()]
+        return bool(connected) and all(replica in connected for replica in needed)
+
     async def _resolve_periodically(self, resolved: asyncio.Event) -> None:
         while True:
             removed = self._update(await self._resolve())
@@ -189,10 +227,13 @@ class Replicas:
     def _update(self, wanted: set[tuple[Endpoint, str]]) -> list[Replica]:
         """Connect to new replicas. Remove and return those that are not wanted any more."""
         for key in wanted - self._all.keys():
-            endpoint, name = key
-            replica = self._all[key] = Replica(endpoint, self._connect(endpoint.target, name))
-            replica.monitor = asyncio.create_task(self._keep_connected(replica))
+            self._all[key] = self._connect_to(*key)
         return [self._all.pop(key) for key in self._all.keys() - wanted]
+
+    def _connect_to(self, endpoint: Endpoint, name: str) -> Replica:
+        replica = Replica(endpoint, self._connect(endpoint.target, name))
+        replica.monitor = asyncio.create_task(self._keep_connected(replica))
+        return replica
 
     async def _keep_connected(self, replica: Replica) -> None:
         """Reconnect whenever the connection is lost, log changes of its state, and call ``on_connected``.
@@ -216,6 +257,7 @@ class Replicas:
     def _record_state(self, replica: Replica, state: grpc.ChannelConnectivity) -> None:
         replica.is_connected = state is grpc.ChannelConnectivity.READY
         if replica.is_connected:
+            replica.was_connected.set()
             self.connected.set()
             _LOG.info("connected to auth at %s", replica.endpoint)
         elif not any(other.is_connected for other in self._all.values()):
@@ -224,11 +266,15 @@ class Replicas:
             _LOG.warning("cannot connect to auth at %s", replica.endpoint)
 
 
-async def _close(replica: Replica) -> None:
+async def _close(replica: Replica, grace_s: float | None = None) -> None:
     if replica.monitor is not None:
         replica.monitor.cancel()
         await asyncio.wait([replica.monitor])
-    await replica.channel.close()
+    await replica.channel.close(grace_s)
+
+
+async def _close_all(replicas: Iterable[Replica], grace_s: float | None = None) -> None:
+    await asyncio.gather(*(_close(replica, grace_s) for replica in replicas))
 
 
 async def _addresses_of(endpoint: Endpoint) -> list[tuple[Endpoint, str]]:

@@ -16,8 +16,11 @@ from ibex.adapters.grpc.health import Health
 from ibex.adapters.grpc.pauses import PauseDetector
 from ibex.adapters.grpc.relay import Relay, bind
 from ibex.adapters.grpc.service import SERVICE, AuthService
+from ibex.adapters.grpc.tls import RotatingServerTls
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ibex.adapters.grpc.calls import CallObserver
     from ibex.adapters.grpc.service import IdentityUseCases
     from ibex.adapters.grpc.tls import ServerTls
@@ -96,7 +99,7 @@ class AuthServer:
     ) -> None:
         """Set the address as ``host:port``; port 0 means any free port. The constructor binds nothing."""
         self._address = address
-        callers = Callers(identity.administrators, security.service_credential, clock)
+        callers = self._callers = Callers(identity.administrators, security.service_credential, clock)
         self._pauses = PauseDetector()
         self._service = AuthService(identity, callers, self._pauses)
         self._watch = identity.watch
@@ -105,7 +108,7 @@ class AuthServer:
         self._interceptor = CallInterceptor(
             gate, ids, clock, observer or NullCallObserver(), max_call_s=limits.max_call_s
         )
-        self._tls = security.tls
+        self._tls = None if security.tls is None else RotatingServerTls(security.tls)
         self._limits = limits
         self._server: grpc.aio.Server | None = None
         self._health = Health(SERVICE)
@@ -115,6 +118,25 @@ class AuthServer:
     def port(self) -> int:
         """The port that the server listens on; 0 before ``start``."""
         return self._port
+
+    def accept_credentials(self, credentials: Sequence[str]) -> None:
+        """Accept each of these service credentials from now on. Running watches continue.
+
+        Raises ``ValueError`` if there is none, or an empty one; the former credentials stay.
+        """
+        self._callers.accept(credentials)
+
+    def change_tls(self, tls: ServerTls) -> bool:
+        """Use this certificate for new connections; open ones stay. Return False if it is in use already.
+
+        The certificate and its key must match. Raises ``ValueError`` if this would turn TLS or client certificates on.
+        """
+        if self._tls is None or (tls.client_ca is None) is not (self._tls.current.client_ca is None):
+            raise ValueError("TLS and client certificates cannot be turned on or off without a restart")
+        is_new = tls != self._tls.current
+        if is_new:
+            self._tls.current = tls
+        return is_new
 
     async def start(self) -> None:
         """Listen and serve, in this event loop.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -15,13 +16,31 @@ class ServerTls:
     key: bytes = field(repr=False)
     client_ca: bytes | None = None
 
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        """Return gRPC's configuration. gRPC reports invalid PEM only when it binds a port."""
+        return grpc.ssl_server_certificate_configuration([(self.key, self.certificate)], self.client_ca)
+
+
+class RotatingServerTls:
+    """Server credentials that can be replaced. Each TLS handshake uses the current ones; open connections stay."""
+
+    def __init__(self, tls: ServerTls) -> None:
+        self.current = tls
+        self._presented = tls
+
     def credentials(self) -> grpc.ServerCredentials:
-        """Return gRPC credentials. gRPC reports invalid PEM only when it binds a port."""
-        return grpc.ssl_server_credentials(
-            [(self.key, self.certificate)],
-            root_certificates=self.client_ca,
-            require_client_auth=self.client_ca is not None,
-        )
+        """Return gRPC credentials. Whether clients need a certificate cannot change later."""
+        has_client_ca = self.current.client_ca is not None
+        changed: Any = self._changed  # the type stub does not allow None, which means "unchanged"
+        return grpc.dynamic_ssl_server_credentials(self.current.configuration(), changed, has_client_ca)
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the configuration if it has changed since the last handshake. gRPC's threads call this."""
+        current = self.current
+        if current is self._presented:
+            return None
+        self._presented = current
+        return current.configuration()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -81,6 +81,10 @@ class ConnectionPool:
             connection = await self._wait_for_connection(connect_s, wait_s)
             if connection.is_open:
                 return connection
+
+    def use_tls(self, tls: ResumingContext) -> None:
+        """Use another TLS context for new connections. Open connections stay."""
+        self._origin = replace(self._origin, tls=tls)
 
     def connected(self, connection: Http1Connection) -> None:
         """Count a new connection."""

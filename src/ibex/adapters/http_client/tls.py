@@ -25,8 +25,11 @@ class ResumingContext(ssl.SSLContext):
         return super().wrap_bio(*args, **kwargs)
 
     def save_session(self, tls_layer: ssl.SSLObject | None) -> None:
-        """Save a connection's session. Call it after a response, because the ticket arrives after the handshake."""
-        if tls_layer is not None and tls_layer.session is not None:
+        """Save the session of a connection of this context.
+
+        Call it after a response, because the ticket arrives after the handshake.
+        """
+        if tls_layer is not None and tls_layer.session is not None and tls_layer.context is self:
             self._session = tls_layer.session
 
 

@@ -53,6 +53,12 @@ class Http1Transport:
         for pool in self._pools.values():
             await pool.aclose()
 
+    def renew_tls(self) -> None:
+        """Read the CAs again, for new connections. Raises ``OSError`` if they cannot be read; the old ones stay."""
+        contexts = {key: self._make_tls() for key in self._pools if key[0] == "https"}
+        for key, context in contexts.items():
+            self._pools[key].use_tls(context)
+
     def pool(self, url: httpx.URL) -> ConnectionPool:
         """Return the pool for a URL's server; create it if it does not exist."""
         key = (url.scheme, url.host, url.port or 0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from ibex.adapters.journal.encoding import NewerExchangeError, UnreadableExchang
 from ibex.adapters.journal.in_flight_log import InFlightLog
 from ibex.adapters.journal.oldest_pending import OldestPending
 from ibex.adapters.journal.recent import RecentExchanges
+from ibex.adapters.journal.sink_progress import STUCK_AFTER_S, SinkProgress
 from ibex.adapters.journal.store import CHECKPOINT_BYTES, BackgroundConnection, Span, Store
 from ibex.adapters.journal.writer import ROW_BYTES, Group, Snapshot, Writer, unavailable
 from ibex.domain.record.journal import Batch, JournalUnavailableError, Sink
@@ -52,11 +54,13 @@ class SqliteJournal:
         sync: str = "normal",
         max_bytes: int = MAX_BYTES,
         claim: Callable[[Path], Claim] = claim,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Set the directory and the limits.
 
         ``sync`` is ``normal`` or ``full``. ``max_bytes`` is the maximum size of the pending exchanges; ``Journal``
-        defines what happens beyond it. ``claim`` locks the directory, or one below it.
+        defines what happens beyond it. ``claim`` locks the directory, or one below it. ``now_s`` is a
+        monotonic clock.
         """
         if sync not in {"normal", "full"}:
             raise ValueError(f"sync must be normal or full, not {sync!r}")
@@ -70,6 +74,7 @@ class SqliteJournal:
         self._since_checkpoint = 0
         self._recent = RecentExchanges()
         self._oldest_pending = OldestPending()
+        self._progress = SinkProgress(now_s)
         self._snapshot = Snapshot(0, 0, dict.fromkeys(Sink, 0))
         self._has_pending = {sink: asyncio.Event() for sink in Sink}
         self._left_open: list[Exchange] = []
@@ -124,10 +129,15 @@ class SqliteJournal:
             claimed.release()
 
     async def ping(self) -> None:
-        """Check that the journal accepts exchanges and is not almost full. Raises ``JournalUnavailableError``."""
+        """Raise ``JournalUnavailableError`` unless the journal accepts exchanges, has room, and its sinks progress."""
         await self._require_writer().call(Store.probe)
         if self._bytes() + self.max_bytes // _DROP_DIVISOR > self.max_bytes:
             raise JournalUnavailableError(f"the journal is almost full (maximum {self.max_bytes:,} bytes)")
+        stuck = self._progress.stuck()
+        if stuck is not None:
+            raise JournalUnavailableError(
+                f"no {stuck} have been delivered for {STUCK_AFTER_S:g} s, and some are pending"
+            )
 
     def begin(self, exchange: Exchange) -> None:
         """Write an exchange to the in-flight log. Never raises; see ``Journal``."""
@@ -250,6 +260,7 @@ class SqliteJournal:
         """Update the state in memory after the writer has processed a group."""
         if group.snapshot is not None:
             self._snapshot = group.snapshot
+            self._progress.update(group.snapshot)
         size = sum(append.size for append in group.appends)
         self._queued_bytes -= size
         self._since_checkpoint += size

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     import httpx
 
     from ibex.adapters.http_client.transport import Http1Transport
-    from ibex.adapters.http_client.upstream import UpstreamResponse
-    from ibex.adapters.openai.config import OpenAIConfig
+    from ibex.adapters.http_client.upstream import Upstream, UpstreamResponse
+    from ibex.adapters.openai.config import ApiKey, OpenAIConfig
+    from ibex.adapters.openai.extra_headers import ExtraHeaders
     from ibex.domain.clock import Clock
     from ibex.domain.errors import IbexError
     from ibex.domain.proxying.provider import ProviderModel, ProviderRequest
@@ -98,6 +99,14 @@ class OpenAIProvider:
         self._clock = clock
         self._sleep = sleep
         self._jitter = jitter
+        self._transport = transport
+        self._upstream = self._upstream_with(config)
+
+    def use_credentials(self, api_key: ApiKey, headers: ExtraHeaders) -> None:
+        """Send this key and these headers from the next attempt on. Requests in flight keep theirs."""
+        self._upstream = self._upstream_with(replace(self._config, api_key=api_key, headers=headers))
+
+    def _upstream_with(self, config: OpenAIConfig) -> Upstream:
         url = config.root_url()
         own = (
             (b"host", url.netloc),
@@ -106,7 +115,7 @@ class OpenAIProvider:
             (b"accept-encoding", b"identity"),
             (b"user-agent", b"ibex/" + __version__.encode("ascii")),
         )
-        self._upstream = upstream_over(transport, url, config.headers.over(own), config.connect_timeout_s)
+        return upstream_over(self._transport, url, config.headers.over(own), config.connect_timeout_s)
 
     async def complete(self, request: ProviderRequest) -> ProviderBody | OpenAIStream:
         """Send the request, retry where that is safe, and return the response; see ``Provider``.

@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from ibex.adapters.postgres.reachable import reason_of
+from ibex.adapters.postgres.reachable import TooOldError, check_version, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -121,11 +121,7 @@ def locked_connection(url: str) -> Iterator[Connection]:
 
 @contextmanager
 def _transaction(url: str) -> Iterator[Connection]:
-    engine = create_engine(
-        "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(url, connect_timeout=_CONNECT_TIMEOUT_S, application_name="ibex-migrate"),
-        poolclass=NullPool,
-    )
+    engine = create_engine("postgresql+psycopg://", creator=lambda: _connect(url), poolclass=NullPool)
     try:
         with engine.begin() as connection:
             yield connection
@@ -133,8 +129,25 @@ def _transaction(url: str) -> Iterator[Connection]:
         if isinstance(error.orig, psycopg.Error) and error.orig.sqlstate in _LOCKED:
             raise _LockedError(_reason_of(error)) from None
         raise MigrationError(_reason_of(error)) from None
+    except psycopg.Error as error:  # libpq cannot parse the URL
+        raise MigrationError(reason_of(error)) from None
+    except TooOldError as error:
+        raise MigrationError(str(error)) from None
     except CommandError as error:  # for example, a revision that this version does not contain
         raise MigrationError(str(error)) from None
+
+
+def _connect(url: str) -> psycopg.Connection:
+    """Connect, without prepared statements: behind a pooler, another session may have used their names."""
+    connection = psycopg.connect(
+        url, connect_timeout=_CONNECT_TIMEOUT_S, application_name="ibex-migrate", prepare_threshold=None
+    )
+    try:
+        check_version(connection.info.server_version)
+    except TooOldError:
+        connection.close()
+        raise
+    return connection
 
 
 def _reason_of(error: DBAPIError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import psycopg
+from ibex.adapters.postgres.connections import StandbyError
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -36,16 +36,19 @@ async def check_role(connection: AsyncConnection[Any], role: str) -> None:
     """Raise ``UnsafeRoleError`` unless the connection has the rights of ``role`` and is bound by row-level security.
 
     Roles that it can take by SET ROLE count as well, because an injected statement could do that. Raises
-    ``psycopg.Error`` if the database does not answer, or if it is in recovery: a standby may lack the newest changes. A
-    server never enters recovery while a connection to it is open, so checking each new connection is enough.
+    ``psycopg.Error`` if the database does not answer, and ``StandbyError`` if it is in recovery. The connection is then
+    closed within a transaction, because a pooler closes its own connection to the standby too, and makes another.
     """
+    await connection.execute(b"BEGIN")
     cursor = await connection.execute(_RIGHTS, {"role": role, "function_roles": list(FUNCTION_ROLES)})
     row = await cursor.fetchone()
+    if row is not None and row[-1]:
+        await connection.close()
+        raise StandbyError("the server is a standby, which may lack the newest changes; use the primary")
+    await connection.execute(b"COMMIT")
     if row is None:
         raise UnsafeRoleError("PostgreSQL did not return the rights of the connection's role")
-    name, is_superuser, bypasses, owns, function_role, is_expected, is_in_recovery = row
-    if is_in_recovery:
-        raise psycopg.OperationalError("the server is a standby, which may lack the newest changes; use the primary")
+    name, is_superuser, bypasses, owns, function_role, is_expected, _ = row
     if is_superuser:
         raise UnsafeRoleError(f"the database role {name!r} is a superuser or can become one; use {role!r}")
     if bypasses:

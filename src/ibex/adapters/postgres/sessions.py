@@ -116,11 +116,9 @@ class PostgresSessions:
         for start in range(0, len(batches), self._organizations_per_call):
             some = batches[start : start + self._organizations_per_call]
             encoded = await _encode([checkpoint for batch in some for checkpoint in batch.values()])
-            async with self._database.autocommit() as connection:
-                with _refusals():
-                    cursor = await connection.execute(_RECORD, {"batch": encoded, "waits": waits})
-                    row = await cursor.fetchone()
-            contended.extend(row[0] if row is not None else ())
+            with _refusals():
+                [(found,)] = await self._database.execute_and_commit(_RECORD, {"batch": encoded, "waits": waits})
+            contended.extend(found)
         return contended
 
     async def check_append(self) -> None:
@@ -129,18 +127,17 @@ class PostgresSessions:
         Raises ``ServiceDegradedError`` if the database does not answer or lacks the function, and ``InternalError`` if
         the role may not call it.
         """
-        async with self._database.autocommit() as connection:
-            await connection.execute(_RECORD, {"batch": Jsonb([]), "waits": False})
+        await self._database.execute_and_commit(_RECORD, {"batch": Jsonb([]), "waits": False})
 
     async def abandon(self, idle_since: datetime, limit: int) -> int | None:
         """Mark active sessions without a turn since ``idle_since`` as abandoned; see ``IdleSessions``."""
         try:
-            async with self._database.autocommit() as connection:
-                cursor = await connection.execute(_ABANDON, {"idle_since": idle_since, "max_sessions": limit})
-                row = await cursor.fetchone()
+            [(abandoned,)] = await self._database.execute_and_commit(
+                _ABANDON, {"idle_since": idle_since, "max_sessions": limit}
+            )
         except IbexError as error:
             raise SinkUnavailableError(str(error)) from None
-        return row[0] if row is not None else None
+        return int(abandoned) if abandoned is not None else None
 
     async def received(self, org_id: UUID, response_id: str) -> ReceivedResponse | None:
         """Return the response that an agent of the organization received; see ``ResponseRecord``."""

@@ -32,7 +32,7 @@ class ClusterLinks:
         self, address: RedisAddress, observer: RedisObserver, link_to: Callable[[str, int], ServerLink]
     ) -> None:
         """Set the nodes to start from. ``link_to`` returns a new link to a host and port."""
-        self._address = address
+        self.address = address
         self._observer = observer
         self._link_to = link_to
         self._links: dict[Node, ServerLink] = {}
@@ -110,7 +110,7 @@ class ClusterLinks:
     async def refresh_now(self) -> None:
         """Read the slot map from the first node that answers. If none does, keep the map and set ``reason``."""
         nodes = random.sample(self._known, len(self._known))
-        nodes += [node for node in self._address.nodes if node not in nodes]
+        nodes += [node for node in self.address.nodes if node not in nodes]
         for node in nodes:
             try:
                 async with asyncio.timeout(_NODE_TIMEOUT_S):
@@ -126,7 +126,7 @@ class ClusterLinks:
         self._observer.failed(self.reason, 0)
 
     async def _slots_by(self, node: Node) -> list[Any]:
-        connection = ServerConnection(self._address.connection(*node))
+        connection = ServerConnection(self.address.connection(*node))
         try:
             await connection.open()
             (reply,) = await connection.call([("CLUSTER", "SLOTS")])

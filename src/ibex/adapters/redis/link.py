@@ -14,7 +14,7 @@ from ibex.adapters.redis.server import TIMEOUT_S, RedisObserver, RedisReply, Ser
 from ibex.adapters.redis.urls import RedisAddress, Topology
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
     from uuid import UUID
 
     from redis.asyncio.connection import AbstractConnection
@@ -53,6 +53,7 @@ class RedisLink:
     ) -> None:
         """Set the URL (see ``urls``) and the timeout of a round trip, in seconds. Raises ``ValueError``."""
         self._address = RedisAddress.parse(url, credential_provider)
+        self._credential_provider = credential_provider
         self._clock = clock
         self._observer = observer
         self._timeout_s = timeout_s
@@ -64,6 +65,35 @@ class RedisLink:
         elif self._address.topology is Topology.STANDALONE:
             self._server = self._link_to()
         self._cluster = ClusterLinks(self._address, observer, self._link_to)
+
+    async def change_url(self, url: str) -> None:
+        """Use another URL, such as one with a new password. The certificates that it names are read again.
+
+        Every connection is replaced by a new one; the round trips in flight on the old ones end first. Raises
+        ``ValueError`` for an invalid URL, for one with another topology, and if a server does not accept a new
+        connection. The former URL then stays in use.
+        """
+        address, former = RedisAddress.parse(url, self._credential_provider), self._address
+        if address.topology is not former.topology:
+            raise ValueError("a running process cannot change between one server, Sentinels and a Cluster")
+        await self._use(address)
+        links = (self._server,) if self._server is not None else self._cluster.all_links()
+        try:
+            for link in links:
+                await link.renew()
+        except LinkError as refused:
+            await self._use(former)
+            raise ValueError(f"Redis does not accept a new connection: {refused}") from None
+
+    async def _use(self, address: RedisAddress) -> None:
+        self._address = self._cluster.address = address
+        if self._sentinel is not None:
+            await self._sentinel.change_address(address)
+
+    @property
+    def certificate_files(self) -> Sequence[str]:
+        """The certificates and keys that the URL names."""
+        return self._address.certificate_files
 
     async def open(self) -> None:
         """Connect, so that the first request does not have to. Does not raise if Redis is down."""

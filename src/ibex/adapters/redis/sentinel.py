@@ -45,6 +45,13 @@ class SentinelPrimary:
             self._checking = asyncio.get_running_loop().create_task(self._check())
         return self._address.connection(*self._primary)
 
+    async def change_address(self, address: RedisAddress) -> None:
+        """Use the Sentinels, credentials and certificates of another URL for new connections."""
+        self._address = address
+        sentinel, self._sentinel = self._sentinel, None
+        if sentinel is not None:
+            await sentinel.aclose()
+
     async def close(self) -> None:
         """Stop checking and disconnect from the Sentinels."""
         self._is_closed = True

@@ -179,6 +179,21 @@ class ServerLink:
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
 
+    async def renew(self) -> None:
+        """Make a new connection and use it for all later commands.
+
+        The old connection is closed after its round trips in flight. Raises ``LinkError`` if no new connection can be
+        made; the old one is kept.
+        """
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting])
+        connection = await self.fresh_connection()
+        if self._is_closed:
+            await connection.close()
+            return
+        self.reconnect()
+        self._connection = connection
+
     def _accepts_commands(self, loop: asyncio.AbstractEventLoop) -> bool:
         if self._connecting is not None and loop.time() >= self._connect_deadline:
             return False

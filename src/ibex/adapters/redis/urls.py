@@ -24,11 +24,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
     from redis.asyncio.connection import AbstractConnection, RedisSSLContext
     from redis.credentials import CredentialProvider
 
+_MALFORMED: Final = "the Redis URL is malformed; check its port, its database and its options"
 _PORTS: Final = {"cluster": 6379, "sentinel": 26379}
 _TLS_OPTION: Final = "ssl_"
+_CERTIFICATE_OPTIONS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _SENTINEL_OPTION: Final = "sentinel_"
 _SENTINEL_TIMEOUT_S: Final = 0.3
 """Short enough to ask another Sentinel if one hangs, within the connect timeout of 1 s."""
@@ -70,7 +74,7 @@ class RedisAddress:
         """
         scheme, _, topology = url.partition("://")[0].partition("+")
         if not topology:
-            options = dict(parse_url(url))
+            options = _parsed(url)
             host, port = options.pop("host", "localhost"), options.pop("port", 6379)
             nodes: tuple[tuple[Any, Any], ...] = () if "path" in options else ((host, port),)
             return cls._checked(Topology.STANDALONE, nodes, options, credential_provider)
@@ -79,7 +83,7 @@ class RedisAddress:
                 "a Redis URL must start with redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, "
                 "redis+cluster:// or rediss+cluster://"
             )
-        parts = urlsplit(url)
+        parts = _split(url)
         nodes, service, database = _nodes(parts.netloc, _PORTS[topology]), "", parts.path.strip("/")
         if topology == "sentinel":
             service, _, database = database.partition("/")
@@ -87,7 +91,7 @@ class RedisAddress:
                 raise ValueError("a Redis URL with Sentinel must name the service: redis+sentinel://host:port/service")
         user, at, _ = parts.netloc.rpartition("@")
         one = f"{scheme}://{user}{at}host/{database}?{parts.query}"
-        options = {name: value for name, value in parse_url(one).items() if name != "host"}
+        options = {name: value for name, value in _parsed(one).items() if name != "host"}
         return cls._checked(Topology(topology), nodes, options, credential_provider, unquote(service))
 
     @classmethod
@@ -114,6 +118,11 @@ class RedisAddress:
             options = {name: value for name, value in options.items() if name not in {"username", "password"}}
             options["credential_provider"] = credential_provider
         return cls(topology, nodes, kind, options, _tls(kind, options), service, sentinel)
+
+    @property
+    def certificate_files(self) -> tuple[str, ...]:
+        """The certificates and keys that the URL names, which are read when it is parsed."""
+        return tuple(str(self.options[name]) for name in _CERTIFICATE_OPTIONS if self.options.get(name))
 
     def connection(self, host: str = "", port: int = 0) -> AbstractConnection:
         """Return a redis-py connection, not connected yet, to a host and port; by default to the URL's first node."""
@@ -143,11 +152,30 @@ class RedisAddress:
 def _nodes(netloc: str, default_port: int) -> tuple[tuple[str, int], ...]:
     nodes = []
     for part in netloc.rpartition("@")[2].split(","):
-        one = urlsplit(f"//{part}")
+        one = _split(f"//{part}")
         if not one.hostname:
             raise ValueError("a Redis URL lists its hosts as host:port,host:port")
         nodes.append((one.hostname, one.port or default_port))
     return tuple(nodes)
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    """Return redis-py's options for a URL. Raises ``ValueError`` without its message, which can quote the password."""
+    try:
+        return dict(parse_url(url))
+    except ValueError:
+        raise ValueError(_MALFORMED) from None
+
+
+def _split(url: str) -> SplitResult:
+    """Split a URL, and check its port. Raises ``ValueError`` without a part of the URL."""
+    try:
+        parts = urlsplit(url)
+        if "," not in parts.netloc:
+            _ = parts.port
+    except ValueError:
+        raise ValueError(_MALFORMED) from None
+    return parts
 
 
 def _is_tls(kind: type[AbstractConnection], name: str) -> bool:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 _VERBOSE_LOGGERS: Final = ("httpx", "httpcore", "asyncio")
+# Its warnings repeat every second what the database adapter logs once, in libpq's words.
+_REPETITIVE_LOGGER: Final = "psycopg.pool"
 _MAX_CAUSES: Final = 8
 _MAX_FRAMES: Final = 30
 
@@ -69,6 +71,7 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
     root.handlers = [handler]
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.getLogger(_REPETITIVE_LOGGER).setLevel(max(logging.ERROR, root.level))
     logging.getLogger("uvicorn.access").disabled = True
 
 

@@ -36,37 +36,51 @@ class Rejection(Enum):
 
 
 class Seal:
-    """Seals and opens entries with a key. The repr shows no key."""
+    """Seals entries with a key, and opens those of all its keys. The repr shows no key."""
 
-    def __init__(self, secret: bytes, purpose: bytes = DIRECTIVES) -> None:
-        """Derive the key for a purpose from a secret, with HKDF-SHA256 (RFC 5869)."""
-        self._key = hkdf(secret, purpose)
+    def __init__(self, secret: bytes, purpose: bytes = DIRECTIVES, *others: bytes) -> None:
+        """Derive the key for a purpose from a secret, with HKDF-SHA256 (RFC 5869).
+
+        Entries that were sealed with one of the ``others`` can be opened, too.
+        """
+        self._purpose = purpose
+        self._keys: tuple[bytes, ...] = ()
+        self.replace(secret, *others)
+
+    def replace(self, secret: bytes, *others: bytes) -> None:
+        """Use another secret from now on. Entries of the former one and of the ``others`` can be opened, too."""
+        former = self._keys[:1]
+        self._keys = tuple(dict.fromkeys((*(hkdf(one, self._purpose) for one in (secret, *others)), *former)))
 
     def name(self, epoch: str) -> str:
         """Return a name for the entries of an epoch. It depends on the key, so entries of other keys never collide."""
-        return hmac.digest(self._key, b"name" + _bytes(epoch), "sha256")[:_NAME_BYTES].hex()
+        return hmac.digest(self._keys[0], b"name" + _bytes(epoch), "sha256")[:_NAME_BYTES].hex()
 
     def close(self, org_id: UUID, subject: UUID, version: str, issued_ms: int, value: bytes) -> bytes:
         """Return the sealed entry. ``issued_ms`` is the wall-clock time in milliseconds since 1970."""
         time = issued_ms.to_bytes(_TIME_BYTES, "big")
-        return _FORMAT + time + self._mac(org_id, subject, version, time, value) + value
+        return _FORMAT + time + _mac(self._keys[0], org_id, subject, version, time, value) + value
 
     def open(
         self, org_id: UUID, subject: UUID, version: str, now_ms: int, ttl_ms: int, sealed: bytes
     ) -> bytes | Rejection:
         """Return the value if the HMAC is right and the entry was issued within one lifetime of now."""
         time, mac, value = sealed[1 : 1 + _TIME_BYTES], sealed[1 + _TIME_BYTES : _HEAD_BYTES], sealed[_HEAD_BYTES:]
-        if sealed[:1] != _FORMAT or not hmac.compare_digest(mac, self._mac(org_id, subject, version, time, value)):
+        if sealed[:1] != _FORMAT:
+            return Rejection.UNVERIFIED
+        entry = (org_id, subject, version, time, value)
+        if not any(hmac.compare_digest(mac, _mac(key, *entry)) for key in self._keys):
             return Rejection.UNVERIFIED
         if abs(now_ms - int.from_bytes(time, "big")) > ttl_ms:
             return Rejection.EXPIRED
         return value
 
-    def _mac(self, org_id: UUID, subject: UUID, version: str, time: bytes, value: bytes) -> bytes:
-        encoded = _bytes(version)
-        length = len(encoded).to_bytes(8, "big")  # prevents two different inputs with the same concatenation
-        message = b"".join((b"entry", org_id.bytes, subject.bytes, length, encoded, time, value))
-        return hmac.digest(self._key, message, "sha256")
+
+def _mac(key: bytes, org_id: UUID, subject: UUID, version: str, time: bytes, value: bytes) -> bytes:
+    encoded = _bytes(version)
+    length = len(encoded).to_bytes(8, "big")  # prevents two different inputs with the same concatenation
+    message = b"".join((b"entry", org_id.bytes, subject.bytes, length, encoded, time, value))
+    return hmac.digest(key, message, "sha256")
 
 
 def _bytes(epoch: str) -> bytes:

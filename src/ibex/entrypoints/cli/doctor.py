@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 import rich_click as click
 
 from ibex.entrypoints.cli.output import DotenvOption, json_option, show_one
-from ibex.entrypoints.foreign_variables import is_of_kubernetes
+from ibex.entrypoints.foreign_variables import without_kubernetes
 from ibex.entrypoints.outcome import EXIT_FAILED
+from ibex.entrypoints.setting_files import is_set
 from ibex.entrypoints.untrusted_text import sanitize
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ def _chosen_address(invocation: Invocation, settings: Settings) -> str | None:
     In that case, a proxy at the default address belongs to another home folder.
     """
     environ = invocation.environ_with_dotenv()
-    chosen = {name: environ.get(name, "").strip() for name in ("IBEX_HOST", "IBEX_PORT")}
-    is_configured = any(value and not is_of_kubernetes(name, value) for name, value in chosen.items())
+    ours = without_kubernetes(environ)
+    is_configured = any(is_set(ours, name) for name in ("IBEX_HOST", "IBEX_PORT"))
     if is_configured or settings.database_url is not None or invocation.in_production:
         return f"http://{settings.host}:{settings.port}{settings.base_path}"
     return None

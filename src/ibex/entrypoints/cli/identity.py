@@ -207,6 +207,7 @@ def list_tokens(invocation: Invocation, org: str | None, *, as_json: bool) -> No
         "status": "status",
         "agent_id": "agent",
         "permissions": "permissions",
+        "pepper": "pepper",
         "expires_at": "expires",
         "created_at": "created",
     }
@@ -275,6 +276,7 @@ def _token_row(found: StoredToken, now: datetime) -> dict[str, Any]:
         "agent_id": str(found.agent_id) if found.agent_id else None,
         "user_id": str(found.user_id) if found.user_id else None,
         "permissions": names.get(found.permissions.value, hex(found.permissions.value)),
+        "pepper": found.key_id,
         "created_at": found.created_at,
         "expires_at": found.expires_at,
         "revoked_at": found.revoked_at,

@@ -18,6 +18,7 @@ from ibex.domain.errors import NotFoundError
 from ibex.entrypoints.destinations import DESTINATIONS, ONLY_CHAT_SENDS, redirected_secret, redirected_secret_message
 from ibex.entrypoints.foreign_variables import is_of_kubernetes
 from ibex.entrypoints.home import DEFAULT_HOME
+from ibex.entrypoints.setting_files import SUFFIX, file_variable, is_set, layered
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError, variables
 from ibex.entrypoints.settings_reference import COMMAND_LINE
 
@@ -77,26 +78,32 @@ class Invocation:
         folder. From the latter two only settings are taken: workers get this environment, and must not get variables
         for other programs, such as PYTHONPATH. The journal is in the home folder unless IBEX_JOURNAL_DIR is set.
         """
-        names = {variable.name for _, variable in variables()}
-        found = {**self.home.running_environ(), **self.environ_with_dotenv()}
-        if not found.get("IBEX_JOURNAL_DIR", "").strip():
+        names = _setting_names()
+        found = layered(self.home.running_environ(), self.environ_with_dotenv())
+        if not is_set(found, "IBEX_JOURNAL_DIR"):
             found["IBEX_JOURNAL_DIR"] = str(self.home.journal)
         return {name: value for name, value in found.items() if name in names or name in self.environ}
 
     def environ_with_dotenv(self) -> dict[str, str]:
         """Return the environment, with the variables of ``.env`` that it lacks. Production does not read ``.env``.
 
-        Raises ``SettingsError`` if the file sets IBEX_ENV=production, is not UTF-8, or sets the destination of a secret
-        that the environment contains.
+        Raises ``SettingsError`` if the file sets IBEX_ENV=production, is not UTF-8, names a file of a setting, or sets
+        the destination of a secret that the environment contains.
         """
         if self.in_production:
             return dict(self.environ)
         found = self._dotenv()
-        merged = {**found, **self.environ}
+        merged = layered(found, self.environ)
         if _is_production(merged):
             raise SettingsError(
                 f"IBEX_ENV=production is set in {self.dotenv}, which production does not read."
                 " Set it and the other settings in the environment instead."
+            )
+        named = sorted(found.keys() & (_setting_names() - {variable.name for _, variable in variables()}))
+        if named:
+            raise SettingsError(
+                f"{named[0]} is in {self.dotenv}, which must not choose files whose content IBEX sends elsewhere."
+                f" Set {named[0]} in the environment, or {named[0].removesuffix(SUFFIX)} in {self.dotenv}."
             )
         misdirected_secret = redirected_secret(self.environ, found, DESTINATIONS.keys() - {ONLY_CHAT_SENDS})
         if misdirected_secret is not None:
@@ -143,7 +150,7 @@ class Invocation:
 
     def unknown_settings(self) -> Sequence[str]:
         """Return a message for each variable that begins with ``IBEX_`` and is not a setting, with a similar name."""
-        known = [*(variable.name for _, variable in variables()), *COMMAND_LINE]
+        known = [*_setting_names(), *COMMAND_LINE]
         messages = []
         for name, value in sorted(self.environ_with_dotenv().items()):
             if name.startswith("IBEX_") and name not in known and not is_of_kubernetes(name, value):
@@ -215,6 +222,12 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except PermissionError:  # the working directory of a container may not be readable
         return False
+
+
+def _setting_names() -> set[str]:
+    """Return the variables of all settings, and those that name their files."""
+    names = {variable.name for _, variable in variables()}
+    return names | {named_by for name in names if (named_by := file_variable(name)) is not None}
 
 
 def _is_production(environ: Mapping[str, str]) -> bool:

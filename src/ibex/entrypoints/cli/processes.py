@@ -15,6 +15,7 @@ from ibex.entrypoints.cli.dev_console import DevConsole
 from ibex.entrypoints.cli.output import json_option, show_one
 from ibex.entrypoints.first_installation import Installation, InstallationNames, bootstrap
 from ibex.entrypoints.home import DEFAULT_HOME
+from ibex.entrypoints.setting_files import is_set, layered
 
 if TYPE_CHECKING:
     from ibex.entrypoints.administration import Administration
@@ -41,10 +42,8 @@ def dev(invocation: Invocation, host: str | None, port: str | None, echo_delay: 
     from ibex.entrypoints.embedded import run  # noqa: PLC0415 - keeps --help quick
 
     chosen = {"IBEX_HOST": host, "IBEX_PORT": port, "IBEX_ECHO_DELAY": echo_delay}
-    environ = {
-        **invocation.environ_with_dotenv(),
-        **{name: value for name, value in chosen.items() if value is not None},
-    }
+    options = {name: value for name, value in chosen.items() if value is not None}
+    environ = layered(invocation.environ_with_dotenv(), options)
     home = invocation.home.path
     command = shlex.quote(_short(sys.argv[0])) if Path(sys.argv[0]).name == "ibex" else "ibex"
     option = "" if home == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(home))}"
@@ -69,7 +68,9 @@ def serve(invocation: Invocation, workers: int | None) -> None:
     from ibex.entrypoints.proxy import serve as run  # noqa: PLC0415 - keeps --help quick
 
     environ = invocation.environ_of_settings()
-    has_servers = (workers or 1) > 1 or invocation.in_production or any(environ.get(name) for name in _SERVER_SETTINGS)
+    has_servers = (
+        (workers or 1) > 1 or invocation.in_production or any(is_set(environ, name) for name in _SERVER_SETTINGS)
+    )
     with invocation.explaining_missing_settings("" if has_servers else invocation.no_instance()):
         raise Exit(run(invocation.environ_of_settings, workers))
 

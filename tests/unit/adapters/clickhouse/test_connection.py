@@ -181,3 +181,26 @@ async def test_a_connection_that_is_not_open_is_unavailable() -> None:
     await connection.close()
     with pytest.raises(SinkUnavailableError, match="not open"):
         await connection.run(lambda _: 1)
+
+
+async def test_a_new_connection_replaces_the_former_one_once_the_server_accepts_it() -> None:
+    """Until then, the former one is used: the server may not know the new password yet."""
+    former, renewed = RecordingClient(), RecordingClient()
+    accepted: list[RecordingClient] = []
+
+    def reconnect() -> Client:
+        if not accepted:
+            raise OperationalError
+        return _as_client(accepted[0])
+
+    connection = ClickHouseConnection(lambda: _as_client(former))
+    connection.open()
+    assert await connection.run(lambda client: client) is _as_client(former)
+    connection.reconnect_with(reconnect)
+    assert await connection.run(lambda client: client) is _as_client(former)
+    accepted.append(renewed)
+    for _ in range(2):
+        assert await connection.run(lambda client: client) is _as_client(renewed)
+    assert former.closed == ["client", "connections"]
+    assert renewed.closed == []
+    await connection.close()

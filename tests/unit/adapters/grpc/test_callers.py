@@ -53,6 +53,22 @@ def test_an_empty_credential_is_refused(identity: Identity, credential: str) -> 
         Callers(identity.use_cases.tokens, credential, identity.clock)
 
 
+def test_two_credentials_are_valid_during_a_rotation(identity: Identity) -> None:
+    """Then only the new one is. No list of them admits every service."""
+    callers = Callers(identity.use_cases.tokens, CREDENTIAL, identity.clock)
+    callers.accept((CREDENTIAL, "another"))
+    for credential in (CREDENTIAL, "another"):
+        callers.admit_service(bearer(credential))
+
+    callers.accept(("another",))
+    for wrong in ((), ("",), ("another", " ")):
+        with pytest.raises(ValueError, match="empty"):
+            callers.accept(wrong)
+    callers.admit_service(bearer("another"))
+    with pytest.raises(ServiceCredentialError):
+        callers.admit_service(bearer(CREDENTIAL))
+
+
 def test_callers_show_no_credential(identity: Identity) -> None:
     """The repr does not contain it."""
     assert CREDENTIAL not in repr(Callers(identity.use_cases.tokens, CREDENTIAL, identity.clock))

@@ -19,6 +19,7 @@ from harness.journal_entries import new_exchange
 from ibex.adapters.journal.directories import JournalInUseError
 from ibex.adapters.journal.encoding import encode
 from ibex.adapters.journal.recent import MAX_EXCHANGES
+from ibex.adapters.journal.sink_progress import STUCK_AFTER_S
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.journal.store import CHECKPOINT_BYTES
 from ibex.adapters.system.ids import SystemIds
@@ -356,3 +357,21 @@ def test_an_unknown_sync_is_rejected(tmp_path: Path) -> None:
     """Only normal and full are valid."""
     with pytest.raises(ValueError, match="normal or full"):
         SqliteJournal(tmp_path, SystemIds(), sync="off")
+
+
+async def test_readiness_reports_a_stuck_sink(tmp_path: Path) -> None:
+    """Exchanges wait, and the sink acknowledges none of them, although the database may answer pings."""
+    now_s = 0.0
+    async with opened(tmp_path, now_s=lambda: now_s) as journal:
+        await journal.append(new_exchange())
+        now_s = STUCK_AFTER_S - 1
+        await journal.append(new_exchange())
+        await journal.ping()
+        now_s = STUCK_AFTER_S + 1
+        with pytest.raises(JournalUnavailableError, match="no checkpoints have been delivered for 30 s"):
+            await journal.ping()
+        for sink in Sink:
+            batch = await journal.next_batch(sink, 1)
+            assert batch is not None
+            await journal.acknowledge(sink, batch)
+        await journal.ping()

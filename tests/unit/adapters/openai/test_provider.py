@@ -595,3 +595,21 @@ def test_the_provider_has_the_configured_models_and_dialect() -> None:
     dialect = Dialect(has_lenient_end=True)
     provider = Scene(models=("my-*",), dialect=dialect).provider
     assert (provider.name, provider.models, provider.dialect) == ("openai", ("my-*",), dialect)
+
+
+async def test_a_new_key_is_sent_from_the_next_attempt_on() -> None:
+    """The headers of the operator change with it. A retry of a request that is under way has the new key, too."""
+    scene = Scene(refused(503), buffered(), buffered())
+
+    async def rotate(_seconds: float) -> None:
+        scene.provider.use_credentials(ApiKey("sk-new"), parse_headers("OpenAI-Project: p2"))
+
+    scene.provider._sleep = rotate  # noqa: SLF001 - the moment between two attempts
+    await scene.provider.complete(outgoing_request())
+    await scene.provider.complete(outgoing_request())
+
+    sent = [
+        (request.headers["authorization"], request.headers.get("openai-project"))
+        for request in scene.transport.requests
+    ]
+    assert sent == [(f"Bearer {KEY}", None), ("Bearer sk-new", "p2"), ("Bearer sk-new", "p2")]

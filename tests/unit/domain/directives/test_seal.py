@@ -93,3 +93,18 @@ def test_the_key_is_derived_by_hkdf() -> None:
     hashes = pytest.importorskip("cryptography.hazmat.primitives.hashes")
     reference = kdf.HKDF(algorithm=hashes.SHA256(), length=32, salt=b"ibex", info=b"purpose").derive(b"secret")
     assert hkdf(b"secret", b"purpose") == reference
+
+
+def test_a_replaced_secret_still_opens_its_entries() -> None:
+    """So do secrets that other processes seal with. New entries are sealed with the new one."""
+    seal = Seal(b"a service token of 32 characters")
+    other = Seal(b"a third service token of 32 char").close(ORG, AGENT, EPOCH, NOW_MS, VALUE)
+    seal.replace(b"another service token of 32 chars", b"a third service token of 32 char")
+
+    assert opened(seal=seal) == opened(other, seal=seal) == VALUE
+    sealed = seal.close(ORG, AGENT, EPOCH, NOW_MS, VALUE)
+    assert opened(sealed, seal=Seal(b"another service token of 32 chars")) == VALUE
+    assert opened(sealed) is Rejection.UNVERIFIED
+
+    seal.replace(b"a fourth service token of 32 char")
+    assert opened(seal=seal) is Rejection.UNVERIFIED

@@ -73,3 +73,36 @@ def test_the_repr_of_peppers_contains_only_key_ids() -> None:
 
     assert repr(peppers) == "<TokenPeppers old, new>"
     assert peppers.hash(TOKEN)[0] == "new"
+
+
+def test_a_pepper_is_known_before_it_is_used() -> None:
+    """A new last one must wait, until it is used or was known before."""
+    peppers = TokenPeppers({"old": OLD})
+    assert peppers.replace({"old": OLD, "new": NEW}) == "new"
+    assert peppers.hash(TOKEN)[0] == peppers.in_use == "old"
+    assert peppers.matches(TOKEN, *TokenPeppers({"new": NEW}).hash(TOKEN))
+
+    peppers.use("old")
+    assert peppers.in_use == "old"
+    peppers.use("new")
+    assert peppers.in_use == "new"
+    assert peppers.replace({"new": NEW, "old": OLD}) is None
+    assert peppers.in_use == "old"
+
+
+def test_a_pepper_that_was_in_use_and_is_removed_is_replaced_at_once() -> None:
+    """Nothing could verify its tokens."""
+    peppers = TokenPeppers({"old": OLD})
+
+    assert peppers.replace({"new": NEW}) is None
+    assert peppers.in_use == "new"
+
+
+def test_a_known_pepper_cannot_get_another_value() -> None:
+    """All tokens that are kept under it would be refused. The peppers stay the same."""
+    peppers = TokenPeppers({"old": OLD})
+    kept = peppers.hash(TOKEN)
+
+    with pytest.raises(ValueError, match="The pepper old has another value"):
+        peppers.replace({"old": NEW})
+    assert peppers.matches(TOKEN, *kept)

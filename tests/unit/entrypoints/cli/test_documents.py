@@ -23,7 +23,7 @@ ORG = {"id", "name", "status", "rate_limit_rpm", "created_at"}
 AGENT = {"id", "org_id", "name", "status", "created_at"}
 TOKEN = {
     *("id", "display_prefix", "name", "status", "agent_id", "user_id"),
-    *("permissions", "created_at", "expires_at", "revoked_at"),
+    *("permissions", "pepper", "created_at", "expires_at", "revoked_at"),
 }
 VERSION = {"number", "receipt", "sha256", "bytes", "author", "created_at", "mode"}
 DIRECTIVE = {"agent_id", "mode", "is_active", "changed_at", "previous", *VERSION}
@@ -142,7 +142,7 @@ def test_a_session_contains_its_turns(ibex: CliScene) -> None:
     [
         ("org list", "id name status rpm created", ["acme", "active"]),
         ("agent list", "id name status created", ["one", "active"]),
-        ("token list", "token name status agent permissions expires created", ["laptop", "live", "agent"]),
+        ("token list", "token name status agent permissions pepper expires created", ["laptop", "live", "agent"]),
         (
             "directive history one",
             "version in force receipt mode bytes author created",

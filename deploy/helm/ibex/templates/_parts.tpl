@@ -1,0 +1,112 @@
+{{/* Names, labels and the parts that all pods share. */}}
+
+{{- define "ibex.fullname" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{/* The selector of a program's pods. Argument: list of the root context and the program */}}
+{{- define "ibex.selector" -}}
+app.kubernetes.io/name: {{ (index . 0).Chart.Name }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{- define "ibex.labels" -}}
+{{ include "ibex.selector" . }}
+app.kubernetes.io/version: {{ (index . 0).Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
+helm.sh/chart: {{ (index . 0).Chart.Name }}-{{ (index . 0).Chart.Version }}
+{{- end }}
+
+{{/* What a pod is, besides its containers and volumes: nothing of the cluster is in it */}}
+{{- define "ibex.pod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.serviceAccountName }}
+serviceAccountName: {{ . }}
+{{- end }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{/* How a container runs. */}}
+{{- define "ibex.container" -}}
+image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end }}
+
+{{/* Settings of a program: its files of secrets, then its other settings. Argument: its values */}}
+{{- define "ibex.settings" -}}
+{{- range .secretSettings }}
+- name: {{ . }}_FILE
+  value: /run/secrets/ibex/{{ . }}
+{{- end }}
+{{- range $name, $value := .settings }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "ibex.probes" -}}
+startupProbe:
+  httpGet: { path: /health, port: ops }
+  periodSeconds: 1
+  timeoutSeconds: 2
+  failureThreshold: 60
+livenessProbe:
+  httpGet: { path: /health, port: ops }
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 3
+readinessProbe:
+  httpGet: { path: /ready, port: ops }
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+{{- end }}
+
+{{/* The two zones and the nodes share the pods. Argument: list of the root context and the program */}}
+{{- define "ibex.spread" -}}
+topologySpreadConstraints:
+{{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{ include "ibex.selector" $ | nindent 8 }}
+{{- end }}
+{{- end }}
+
+{{/* The time to drain, to finish requests, and to flush (15 s); the rest is for a supervisor that waits for its workers.
+Argument: the program's values */}}
+{{- define "ibex.grace" -}}
+{{ add .drainDelaySeconds .shutdownTimeoutSeconds 15 20 }}
+{{- end }}
+
+{{/* To names and to the servers. Argument: the values of the network policy */}}
+{{- define "ibex.egress" -}}
+- ports: # names
+    - { port: 53, protocol: UDP }
+    - { port: 53, protocol: TCP }
+- ports:
+    {{- range .serverPorts }}
+    - { port: {{ . }}, protocol: TCP }
+    {{- end }}
+  {{- with .servers }}
+  to: {{ toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
