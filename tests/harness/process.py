@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 STOP_TIMEOUT_S = 30
@@ -39,13 +39,15 @@ class IbexProcess:
         *,
         module: str = "ibex.entrypoints.cli",
         python: str = sys.executable,
+        prefix: Sequence[str] = (),
     ) -> IbexProcess:
         """Start a command in a folder, with nothing of this process's environment but the path.
 
         ``module`` runs the command line with other wiring, ``python`` uses the interpreter of another environment.
+        ``prefix`` is a program that runs the command in turn.
         """
         process = subprocess.Popen(
-            [python, "-m", module, *arguments],
+            [*prefix, python, "-m", module, *arguments],
             env={"PATH": os.environ["PATH"], "HOME": str(folder), **_DEFAULTS, **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -21,14 +21,17 @@ from ibex.adapters.telemetry.ops import OpsTelemetry
 from ibex.entrypoints.auth_connection import server_tls
 from ibex.entrypoints.containers import Management
 from ibex.entrypoints.environments import AuthAdapters
+from ibex.entrypoints.foreign_variables import ignored_variables
 from ibex.entrypoints.lifespan import in_background
 from ibex.entrypoints.listening import BACKLOG, address_of, listen
 from ibex.entrypoints.process_tuning import raise_limit
 from ibex.entrypoints.proxy_server import serve_http
 from ibex.entrypoints.rotation import auth_files
+from ibex.entrypoints.settings import variables
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Mapping
 
     from ibex.entrypoints.settings import Settings
 
@@ -37,12 +40,15 @@ OTHER_DESCRIPTORS: Final = 128
 _LOG = logging.getLogger("ibex.auth")
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, environ: Mapping[str, str] | None = None) -> int:
     """Run the auth service until SIGINT or SIGTERM, and return its exit code.
 
-    Raises ``SettingsError`` if a required setting is missing, and ``OSError`` if an address cannot be bound.
+    ``environ`` is what the settings were read from; a warning names what of it was ignored. Raises ``SettingsError`` if
+    a required setting is missing, and ``OSError`` if an address cannot be bound.
     """
     configure_logging(settings.log_level)
+    for message in ignored_variables(environ or {}, [variable for _, variable in variables()]):
+        _LOG.warning("%s", message)
     raise_limit()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would write lines that are not JSON
     settings.require("auth_database_url", "token_peppers", "redis_url")

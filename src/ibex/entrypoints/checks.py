@@ -31,6 +31,19 @@ class PingCheck:
         await self.target.ping()
 
 
+@dataclass(frozen=True, slots=True)
+class Journals:
+    """The process's own journal, and the orphaned ones: both must be usable."""
+
+    own: Pingable
+    orphaned: Pingable
+
+    async def ping(self) -> None:
+        """Return if both are usable, otherwise raise."""
+        await self.own.ping()
+        await self.orphaned.ping()
+
+
 def readiness_checks(*, auth: Pingable, **advisory: Pingable) -> Sequence[ReadinessCheck]:
     """Return the proxy's checks. Only auth is critical; requests can be served without the others."""
     return (PingCheck("auth", auth, critical=True), *(PingCheck(name, target) for name, target in advisory.items()))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cachetools import LRUCache
 from dependency_injector import containers, providers
 
-from ibex.adapters.http_server.app import create_app
+from ibex.adapters.http_server.app import create_app, create_ops_app
 from ibex.adapters.http_server.client_connection import Limits
 from ibex.adapters.http_server.drain import Drain
 from ibex.adapters.http_server.errors import status_of
@@ -43,11 +43,12 @@ from ibex.domain.record.orphaned_journals import RecoverJournals
 from ibex.domain.record.received_responses import ReceivedResponses
 from ibex.domain.record.recorder import Recorder
 from ibex.entrypoints.operations import OPERATIONS
-from ibex.entrypoints.tracing import check_tracing, request_observer, span_export
+from ibex.entrypoints.tracing import request_observer, span_export
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from ibex.adapters.telemetry.metrics import Metrics
     from ibex.adapters.telemetry.registry import Registry
     from ibex.domain.clock import Clock
     from ibex.domain.record.journal import Journal
@@ -103,6 +104,11 @@ def _capacity(settings: Settings, registry: Registry) -> Capacity:
     )
     CapacityTelemetry(registry, capacity)
     return capacity
+
+
+def _public_metrics(settings: Settings, metrics: Metrics) -> Callable[[], tuple[bytes, str]] | None:
+    """Return the function that renders the metrics for the proxy's own address, None if it does not serve them."""
+    return metrics.render if settings.ops_listen is None else None
 
 
 class Application(containers.DeclarativeContainer):
@@ -255,7 +261,7 @@ class Application(containers.DeclarativeContainer):
         models=models,
         clock=adapters.clock,
         ids=adapters.ids,
-        render_metrics=adapters.metrics.provided.render,
+        render_metrics=providers.Callable(_public_metrics, settings, adapters.metrics),
         readiness_checks=adapters.checks,
         drain=drain,
         observer=request_observer,
@@ -264,6 +270,15 @@ class Application(containers.DeclarativeContainer):
         error_docs_base=settings.provided.error_docs_base,
         base_path=settings.provided.base_path,
         cors_origins=settings.provided.cors_origins,
+    )
+    ops_app = providers.Singleton(
+        create_ops_app,
+        clock=adapters.clock,
+        ids=adapters.ids,
+        render_metrics=adapters.metrics.provided.render,
+        readiness_checks=adapters.checks,
+        drain=drain,
+        observer=request_observer,
     )
 
 
@@ -285,10 +300,8 @@ def application_of(
 ) -> Application:
     """Return the application over an environment's adapters.
 
-    Raises ``SettingsError`` if tracing is configured but not possible, and dependency-injector's error if a dependency
-    is undefined.
+    Raises dependency-injector's error if a dependency is undefined.
     """
-    check_tracing(settings)
     adapters.settings.override(settings)
     application = Application(adapters=adapters)
     application.settings.override(settings)

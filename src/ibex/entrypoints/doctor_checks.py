@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 import httpx
 
 from ibex.adapters.grpc.channel import CredentialRefusedError
+from ibex.adapters.journal.directories import (
+    IN_FLIGHT_LOG,
+    JOURNAL,
+    JournalDirectoryError,
+    checked_root,
+    journal_directories,
+)
+from ibex.adapters.journal.formats import newer_format
 from ibex.adapters.journal.store import MIN_FREE_BYTES
 from ibex.adapters.postgres.reachable import connection_failure
 from ibex.domain.identity.model import PersonalAccessToken
@@ -274,15 +281,15 @@ async def _opened(resource: _Resource) -> AsyncIterator[None]:
         await resource.close()
 
 
-def _journal(folder: Path, max_bytes: int) -> Result:
+def _journal(configured: Path, max_bytes: int) -> Result:
+    try:
+        folder = checked_root(configured)  # the check of a start
+    except JournalDirectoryError as wrong:
+        return Result(Verdict.FAILED, str(wrong), _JOURNAL_DIR)
+    advice = _left_in(folder)
+    if advice is not None:
+        return advice
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return Result(Verdict.FAILED, f"{existing} cannot be written to", _JOURNAL_DIR)
-    letters = [path for path in folder.glob(_DEAD_LETTERS) if path.stat().st_size]
-    if letters:
-        message = f"a database permanently rejected rows, which are in {letters[0]}"
-        hint = "Each line has a row and the reason. Delete the file when you no longer need the rows."
-        return Result(Verdict.ADVICE, message, hint)
     free = shutil.disk_usage(existing).free
     if free < MIN_FREE_BYTES:
         message = f"the disk of {folder} is full ({free // 1_024:,} KiB free): new records of requests are lost"
@@ -293,3 +300,18 @@ def _journal(folder: Path, max_bytes: int) -> Result:
         )
         return Result(Verdict.ADVICE, message, "Free some space, or lower IBEX_JOURNAL_MAX_BYTES.")
     return ok(f"{folder} can be written to" if folder.exists() else f"{folder} can be created")
+
+
+def _left_in(folder: Path) -> Result | None:
+    """Return advice about what is left in journals, None if there is nothing to do."""
+    letters = [path for path in folder.glob(_DEAD_LETTERS) if path.stat().st_size]
+    if letters:
+        message = f"a database permanently rejected rows, which are in {letters[0]}"
+        hint = "Repair the cause and run `ibex journal replay`, or delete the file when you no longer need the rows."
+        return Result(Verdict.ADVICE, message, hint)
+    for directory in journal_directories(folder):
+        newer = newer_format(directory / JOURNAL, directory / IN_FLIGHT_LOG)
+        if newer is not None:
+            message = f"the journal in {directory} is kept for a newer version of IBEX: {newer}"
+            return Result(Verdict.ADVICE, message, "Deliver it with the newer version: `ibex journal drain`.")
+    return None

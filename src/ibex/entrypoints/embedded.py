@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,18 +18,19 @@ from ibex.adapters.telemetry.logging import configure_logging
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.first_installation import InstallationNames, bootstrap
-from ibex.entrypoints.forward_proxy import warn_of_ignored_proxy
+from ibex.entrypoints.foreign_variables import without_kubernetes
 from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.keep_running import KeepRunning, Server
 from ibex.entrypoints.lifespan import in_background, running
 from ibex.entrypoints.listening import BACKLOG, address_of, listen
 from ibex.entrypoints.migrations import migrate
+from ibex.entrypoints.ops_server import listen_for_ops, serving_ops
 from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import serve_http
 from ibex.entrypoints.rotation import proxy_files
 from ibex.entrypoints.setting_files import is_set, layered
 from ibex.entrypoints.settings import Settings
-from ibex.entrypoints.tracing import check_tracing
+from ibex.entrypoints.start_warnings import warn_of_environment
 
 if TYPE_CHECKING:
     import socket
@@ -110,14 +111,14 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
             own["IBEX_DRAIN_DELAY"] = "0"  # no load balancer has to notice that it ends
         environ = layered({"IBEX_TRACE_BATCHES_PER_SECOND": ONE_WORKER}, environ, own)
         wanted = Settings.load(environ)
-        check_tracing(wanted)
         with _open_log(home.log) as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             configure_logging(wanted.log_level, log)
-            warn_of_ignored_proxy(wanted, environ)
+            warn_of_environment(wanted, environ)
             prepare_descriptors(wanted)
             code = 0
             try:
-                runner.run(_run(home, environ, wanted, console, chosen_port=is_set(environ, "IBEX_PORT")))
+                chosen_port = is_set(without_kubernetes(environ), "IBEX_PORT")
+                runner.run(_run(home, environ, wanted, console, chosen_port=chosen_port))
             except KeyboardInterrupt:  # before the proxy served requests
                 code = 128 + signal.SIGINT
             except asyncio.CancelledError:
@@ -157,7 +158,7 @@ async def _run(
     home: Home, environ: Mapping[str, str], wanted: Settings, console: Console, *, chosen_port: bool
 ) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _cancel_once())  # ``serve_http`` replaces it
-    with _listen(wanted, chosen=chosen_port) as listener:
+    with _listen(wanted, chosen=chosen_port) as listener, listen_for_ops(wanted, listener) or nullcontext() as ops:
         console.starting("PostgreSQL and the ClickHouse engine")
         async with _servers(home) as servers:
             environ = layered(environ, servers.environ())
@@ -166,7 +167,10 @@ async def _run(
             adapters = EmbeddedAdapters()
             application = application_of(adapters, settings, observers=[console.observer])
             app = application.app()
-            async with running(application, proxy_files(settings, adapters)):
+            async with (
+                running(application, proxy_files(settings, adapters)),
+                serving_ops(application.ops_app() if ops else None, ops, settings),
+            ):
                 installation = home.installation() or await _install(home, Management(adapters=adapters))
                 listener.listen(BACKLOG)  # from now on, clients wait in the backlog
                 address = address_of(listener) + settings.base_path

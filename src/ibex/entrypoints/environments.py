@@ -52,7 +52,7 @@ from ibex.domain.identity.management import VerifyAgent, VerifyToken
 from ibex.domain.identity.token_hash import TokenPeppers
 from ibex.domain.proxying.provider import Dialect, ProviderRegistry
 from ibex.entrypoints.auth_connection import auth_channel
-from ibex.entrypoints.checks import auth_checks, readiness_checks
+from ibex.entrypoints.checks import Journals, auth_checks, readiness_checks
 from ibex.entrypoints.openai_settings import StreamUsage, Transport
 from ibex.entrypoints.operations import OPERATIONS
 from ibex.entrypoints.server_clients import clickhouse_traces, postgres_database, redis_link, redis_link_if_any
@@ -218,6 +218,7 @@ class _ProxyAdapters(_Adapters):
     provider = providers.Singleton(_provider, _Adapters.settings, transport, _Adapters.clock)
     provider_registry = providers.Singleton(ProviderRegistry, providers.List(provider))
     metrics = providers.Singleton(_metrics, _Adapters.clock, journal, registry, provider_registry)
+    journals = providers.Singleton(Journals, journal, orphaned_journals)
 
 
 class EmbeddedAdapters(_ProxyAdapters):
@@ -246,7 +247,7 @@ class EmbeddedAdapters(_ProxyAdapters):
         auth=identity_database,
         postgres=_ProxyAdapters.database,
         clickhouse=_ProxyAdapters.traces,
-        journal=_ProxyAdapters.journal,
+        journal=_ProxyAdapters.journals,
     )
 
 
@@ -300,7 +301,7 @@ class ProductionAdapters(_ProxyAdapters):
         redis=link,
         postgres=_ProxyAdapters.database,
         clickhouse=_ProxyAdapters.traces,
-        journal=_ProxyAdapters.journal,
+        journal=_ProxyAdapters.journals,
     )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ibex.entrypoints.openai_settings import Transport
@@ -12,16 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ibex.entrypoints.openai_settings import OpenAISettings
-
-
-_LOG: Final = logging.getLogger("ibex.provider")
-
-
-def warn_of_ignored_proxy(settings: OpenAISettings, environ: Mapping[str, str]) -> None:
-    """Log the message of ``ignored_proxy``, if there is one, as a warning."""
-    message = ignored_proxy(settings, environ)
-    if message is not None:
-        _LOG.warning("%s", message)
 
 
 def ignored_proxy(settings: OpenAISettings, environ: Mapping[str, str]) -> str | None:

@@ -56,6 +56,13 @@ class Home:
         self._installation = path / "installation.json"
         self._running = path / "running.json"
 
+    def may_exist(self) -> bool:
+        """Return False if the folder does not exist. A user who may not know gets True."""
+        try:
+            return self.path.is_dir()
+        except PermissionError:
+            return True
+
     @contextmanager
     def claim(self) -> Iterator[None]:
         """Create the folder if necessary, and lock it for this process.
@@ -112,10 +119,11 @@ class Home:
         return str(found["address"]) if found else None
 
     def _announced(self) -> dict[str, Any] | None:
-        """Return what ``announce`` stored, None if its process is no longer alive."""
-        if not self._lock.exists():
+        """Return what ``announce`` stored, None if its process is no longer alive, or if this user may not know."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDONLY)
+        except OSError:  # the folder of another user, for example, which is the working directory of a container
             return None
-        descriptor = os.open(self._lock, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
@@ -150,6 +158,6 @@ def _write_private(path: Path, text: str) -> None:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # PermissionError: the folder of another user
         return None
     return found if isinstance(found, dict) else None

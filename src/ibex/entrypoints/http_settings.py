@@ -5,12 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ibex.entrypoints.limit_settings import LimitSettings
-from ibex.entrypoints.setting_values import Variable, base_path, origins, setting
+from ibex.entrypoints.setting_values import (
+    SECONDS,
+    Variable,
+    base_path,
+    delay,
+    host_and_port,
+    origins,
+    seconds,
+    setting,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings(LimitSettings):
-    """The prefix of all paths, and the web pages that can call the API. By default, both are empty."""
+    """The prefix of all paths, the web pages that can call the API, the second address, and the times of the end."""
 
     base_path: str = setting(
         "",
@@ -29,5 +38,34 @@ class HttpSettings(LimitSettings):
             "origins such as https://app.example.com, separated by commas, or * alone",
             "The origins whose web pages can call the API (CORS). `*` allows every page; each request still needs a "
             "token.",
+        ),
+    )
+    ops_listen: str | None = setting(
+        None,
+        Variable(
+            "IBEX_OPS_LISTEN",
+            host_and_port,
+            "host:port, port 0 for any free port",
+            "A second address of the proxy for /health, /ready and /metrics. With it, the proxy's own address has no "
+            "/metrics. Paths there have no base path.",
+        ),
+    )
+    drain_delay_s: float = setting(
+        5.0,
+        Variable(
+            "IBEX_DRAIN_DELAY",
+            delay,
+            "seconds, 0 to 86400",
+            "How long a process that was told to end, and is not ready any more, still accepts connections. Load "
+            "balancers must notice within this time. The default of `ibex dev` is 0.",
+        ),
+    )
+    shutdown_timeout_s: float = setting(
+        30.0,
+        Variable(
+            "IBEX_SHUTDOWN_TIMEOUT",
+            seconds,
+            SECONDS,
+            "The time for running requests to finish once a process that was told to end accepts no more connections.",
         ),
     )

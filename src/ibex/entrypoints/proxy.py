@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import socket
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import uvloop
@@ -13,13 +15,14 @@ import uvloop
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.shared_memory import SharedMemorySegment
 from ibex.entrypoints.acceptor import ConnectionBalancer
-from ibex.entrypoints.forward_proxy import warn_of_ignored_proxy
 from ibex.entrypoints.listening import BACKLOG, address_of, listen
+from ibex.entrypoints.ops_server import listen_for_ops, serving_ops
 from ibex.entrypoints.outcome import CommandFailedError
 from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import SharedListener, serve_http
+from ibex.entrypoints.setting_files import SUFFIX
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
-from ibex.entrypoints.tracing import check_tracing
+from ibex.entrypoints.start_warnings import warn_of_environment
 from ibex.entrypoints.worker_process import WorkerSlot, end_with_parent
 from ibex.entrypoints.workers import supervise
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("ibex.serve")
 READY_TIMEOUT_S: Final = 15.0
 """The time that a worker has to become ready before it replaces another one."""
+_OPS_LISTEN: Final = "IBEX_OPS_LISTEN"
 _READY_POLL_S: Final = 0.1
 _SERVERS: Final = ("auth_address", "redis_url", "database_url", "clickhouse_url")
 
@@ -39,15 +43,15 @@ def serve(read_environ: Callable[[], Mapping[str, str]], workers: int | None = N
     """Run the proxy with the settings in the environment that ``read_environ`` returns, and return its exit code.
 
     With a number of workers, a supervisor runs them in this environment, and reads it again on SIGHUP. Raises
-    ``SettingsError`` if a required setting is missing, and ``OSError`` if the address cannot be bound.
+    ``SettingsError`` if a required setting is missing, and ``OSError`` if an address cannot be bound.
     """
     settings, environ = _checked_settings(read_environ, workers)
     configure_logging(settings.log_level)
-    warn_of_ignored_proxy(settings, environ)
+    warn_of_environment(settings, environ)
     if workers is not None:
         return supervise(settings, environ, workers, lambda: _settings_again(read_environ, workers, settings))
-    with listen(settings.host, settings.port) as listener:
-        return _run(settings, listener, None)
+    with listen(settings.host, settings.port) as listener, listen_for_ops(settings, listener) or nullcontext() as ops:
+        return _run(settings, listener, ops, None)
 
 
 def _checked_settings(
@@ -59,29 +63,37 @@ def _checked_settings(
     if workers is not None:
         _require_shared_servers(settings, workers)
     _is_embedded(settings)
-    check_tracing(settings)
     return settings, environ
 
 
 def _settings_again(
     read_environ: Callable[[], Mapping[str, str]], workers: int, first: Settings
 ) -> tuple[Settings, Mapping[str, str]] | None:
-    """Return the settings for new workers, or None, with a line in the log, if they are not valid."""
+    """Return the settings for new workers, or None, with a line in the log, if they are not valid.
+
+    ``first`` has the addresses of the sockets that the workers inherit. These do not change. Whether the proxy's own
+    address has ``/metrics`` depends on ``IBEX_OPS_LISTEN``, so the new workers get its first value.
+    """
     try:
         settings, environ = _checked_settings(read_environ, workers)
     except (SettingsError, OSError) as invalid:
         _LOG.error("the workers are not replaced: %s", invalid)
         return None
-    if (settings.host, settings.port) != (first.host, first.port):
-        _LOG.warning("IBEX_HOST and IBEX_PORT have changed. Restart `ibex serve` to listen on another address.")
-    return settings, environ
+    warn_of_environment(settings, environ)
+    if (settings.host, settings.port, settings.ops_listen) != (first.host, first.port, first.ops_listen):
+        _LOG.warning(
+            "IBEX_HOST, IBEX_PORT or IBEX_OPS_LISTEN has changed. Restart `ibex serve` to listen on another address."
+        )
+    kept = {name: value for name, value in environ.items() if name not in {_OPS_LISTEN, _OPS_LISTEN + SUFFIX}}
+    return replace(settings, ops_listen=first.ops_listen), {**kept, _OPS_LISTEN: first.ops_listen or ""}
 
 
 def serve_as_worker(settings: Settings, slot: WorkerSlot) -> int:
-    """Run one of several workers on the socket of its slot, and return its exit code."""
+    """Run one of several workers on the sockets of its slot, and return its exit code."""
     configure_logging(settings.log_level)
-    with socket.socket(fileno=slot.listener) as listener:
-        return _run(settings, listener, slot)
+    inherited = socket.socket(fileno=slot.ops) if slot.ops >= 0 else nullcontext()
+    with socket.socket(fileno=slot.listener) as listener, inherited as ops:
+        return _run(settings, listener, ops, slot)
 
 
 def adapters_for(settings: Settings) -> EmbeddedAdapters | ProductionAdapters:
@@ -118,7 +130,7 @@ def _require_shared_servers(settings: Settings, workers: int) -> None:
         )
 
 
-def _run(settings: Settings, listener: socket.socket, slot: WorkerSlot | None) -> int:
+def _run(settings: Settings, listener: socket.socket, ops: socket.socket | None, slot: WorkerSlot | None) -> int:
     from ibex.entrypoints.containers import application_of  # noqa: PLC0415
     from ibex.entrypoints.lifespan import running  # noqa: PLC0415
     from ibex.entrypoints.rotation import proxy_files  # noqa: PLC0415
@@ -139,9 +151,10 @@ def _run(settings: Settings, listener: socket.socket, slot: WorkerSlot | None) -
         async with running(application, proxy_files(settings, adapters)):
             if slot is not None and slot.replaces:
                 await _wait_until_ready(adapters)
-            listener.listen(BACKLOG)
-            _LOG.info("listening on %s", address_of(listener) + settings.base_path)
-            await serve_http(app, listener, settings, application.drain().begin, shared)
+            async with serving_ops(application.ops_app() if ops else None, ops, settings, is_shared=slot is not None):
+                listener.listen(BACKLOG)
+                _LOG.info("listening on %s", address_of(listener) + settings.base_path)
+                await serve_http(app, listener, settings, application.drain().begin, shared)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from ibex.entrypoints.database_settings import DatabaseSettings
+from ibex.entrypoints.foreign_variables import is_of_opentelemetry, without_kubernetes
 from ibex.entrypoints.setting_files import parsed, raw_value
 from ibex.entrypoints.setting_values import (
     SECONDS,
@@ -203,25 +204,6 @@ class Settings(DatabaseSettings):
             "Supplies the user and password of each connection to Redis, in place of those in the URL.",
         ),
     )
-    drain_delay_s: float = setting(
-        5.0,
-        Variable(
-            "IBEX_DRAIN_DELAY",
-            delay,
-            "seconds, 0 to 86400",
-            "How long a process that was told to end, and is not ready any more, still accepts connections. Load "
-            "balancers must notice within this time. The default of `ibex dev` is 0.",
-        ),
-    )
-    shutdown_timeout_s: float = setting(
-        30.0,
-        Variable(
-            "IBEX_SHUTDOWN_TIMEOUT",
-            seconds,
-            SECONDS,
-            "The time for running requests to finish once a process that was told to end accepts no more connections.",
-        ),
-    )
     error_docs_base: str | None = setting(
         None,
         Variable(
@@ -275,16 +257,20 @@ class Settings(DatabaseSettings):
     def load(cls, environ: Mapping[str, str]) -> Settings:
         """Read the settings, and the files of those that are given as ``X_FILE``.
 
-        An empty variable counts as not set. Raises ``SettingsError`` for an invalid value or file.
+        An empty variable counts as not set. So do those that ``ignored_variables`` has a message for. Raises
+        ``SettingsError`` for an invalid value or file.
         """
         values: dict[str, Any] = {}
         files: dict[str, str] = {}
+        ours = without_kubernetes(environ)
         for name, variable in variables():
             try:
-                raw, path = raw_value(environ, variable)
+                raw, path = raw_value(ours, variable)
                 if raw:
                     values[name] = parsed(variable, raw, path)
             except ValueError as wrong:
+                if is_of_opentelemetry(variable.name):
+                    continue
                 raise SettingsError(str(wrong)) from None
             if path is not None:
                 files[name] = path

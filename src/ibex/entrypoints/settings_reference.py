@@ -57,6 +57,8 @@ def reference() -> str:
         "",
         "IBEX reads its settings from environment variables, once at start; in development also from the file `.env`.",
         "For an invalid value, a command prints the variable, the value and the allowed values, and exits with code 2.",
+        "Variables that Kubernetes sets for a Service named `ibex`, and `OTEL_*` variables that IBEX cannot use, count",
+        "as not set and cause a warning at the start.",
         "",
         "A variable `X` can be given as `X_FILE`, the path of a file with its value. The exceptions are `IBEX_ENV` and",
         "variables that name files anyway. Setting both is an error, and `.env` cannot set `X_FILE`. IBEX ignores a",

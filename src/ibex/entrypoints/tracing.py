@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-
-from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -19,26 +18,32 @@ if TYPE_CHECKING:
     from ibex.domain.clock import Clock
     from ibex.entrypoints.settings import Settings
 
+_LOG: Final = logging.getLogger("ibex.settings")
+_NOT_EXPORTED: Final = "No spans are exported."
 SERVICE: Final = "ibex-proxy"
 _EXPORTER: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _PORTS: Final = {"http": 80, "https": 443}
 
 
-def check_tracing(settings: Settings) -> None:
-    """Raise ``SettingsError`` if the settings enable tracing but spans cannot be exported."""
+def tracing_problem(settings: Settings) -> str | None:
+    """Return a message if the settings enable tracing but spans cannot be exported, else None.
+
+    The platform shares these variables with other programs, so they do not keep IBEX from serving.
+    """
     if settings.traces_url is None:
-        return
+        return None
     if settings.otlp_protocol != "http/protobuf":
-        raise SettingsError(f"OTEL_EXPORTER_OTLP_PROTOCOL is {settings.otlp_protocol!r}; allowed: http/protobuf.")
+        return f"OTEL_EXPORTER_OTLP_PROTOCOL is {settings.otlp_protocol!r}; allowed: http/protobuf. {_NOT_EXPORTED}"
     if settings.traces_exporter != "otlp":
-        raise SettingsError(f"OTEL_TRACES_EXPORTER is {settings.traces_exporter!r}; allowed: otlp or none.")
+        return f"OTEL_TRACES_EXPORTER is {settings.traces_exporter!r}; allowed: otlp or none. {_NOT_EXPORTED}"
     if not _is_installed("opentelemetry.sdk.trace") or not _is_installed(_EXPORTER):
         name = (
             "OTEL_EXPORTER_OTLP_ENDPOINT"
             if settings.otlp_traces_endpoint is None
             else "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
         )
-        raise SettingsError(f"{name} is set, which needs `pip install ibex-harness[otel]`.")
+        return f"{name} is set, which needs `pip install ibex-harness[otel]`. {_NOT_EXPORTED}"
+    return None
 
 
 def _is_installed(module: str) -> bool:
@@ -49,11 +54,10 @@ def _is_installed(module: str) -> bool:
 
 
 def span_export(settings: Settings, registry: Registry, clock: Clock) -> SpanExport | None:
-    """Return the exporter of spans, None if tracing is off. Raises ``SettingsError`` like ``check_tracing``."""
+    """Return the exporter of spans, None if tracing is off or ``tracing_problem`` has a message."""
     url = settings.traces_url
-    if url is None:
+    if url is None or tracing_problem(settings) is not None:
         return None
-    check_tracing(settings)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
 
     from ibex.adapters.telemetry.span_export import SpanExport  # noqa: PLC0415 - needs the extra
@@ -78,8 +82,12 @@ def request_observer(
     from ibex.adapters.telemetry.spans import SpanMaker  # noqa: PLC0415 - needs the extra
     from ibex.adapters.telemetry.traced_requests import TracedRequests  # noqa: PLC0415 - the same
 
-    resource = _resource()
-    sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # reads OTEL_TRACES_SAMPLER
+    try:
+        resource = _resource()
+        sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # reads OTEL_TRACES_SAMPLER
+    except Exception as error:  # noqa: BLE001 - the SDK parses further variables of the platform
+        _LOG.warning("OpenTelemetry rejected a setting (%s). %s", type(error).__name__, _NOT_EXPORTED)
+        return telemetry
     return TracedRequests(telemetry, SpanMaker(resource, sampler, _providers(settings)), export, clock)
 
 

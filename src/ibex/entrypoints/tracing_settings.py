@@ -45,7 +45,7 @@ class TracingSettings(OpenAISettings):
             "OTEL_EXPORTER_OTLP_PROTOCOL",
             text,
             "http/protobuf",
-            "The protocol of the spans. IBEX supports only http/protobuf.",
+            "The protocol of the spans. IBEX supports only http/protobuf; with another one, it sends none and warns.",
         ),
     )
     traces_exporter: str = setting(

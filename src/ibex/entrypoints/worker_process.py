@@ -7,12 +7,12 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class WorkerSlot:
     """The arguments of a worker: file descriptors, and its number, counted from 0.
 
     The descriptors are the listening socket, the read end of a pipe that closes when the supervisor ends, the shared
-    memory of the metrics (ADR 0029), and a pipe to write to once the worker serves. An absent descriptor is -1. If
-    ``replaces`` is 1, the worker accepts connections only once it is ready.
+    memory of the metrics (ADR 0029), a pipe to write to once the worker serves, and the socket of ``IBEX_OPS_LISTEN``.
+    An absent descriptor is -1. If ``replaces`` is 1, the worker accepts connections only once it is ready.
     """
 
     listener: int
@@ -30,6 +30,7 @@ class WorkerSlot:
     metrics: int = -1
     serves_pipe: int = -1
     replaces: int = 0
+    ops: int = -1
 
     @classmethod
     def parse(cls, text: str) -> WorkerSlot:
@@ -40,8 +41,13 @@ class WorkerSlot:
         return cls(*numbers)
 
     def __str__(self) -> str:
-        numbers = (self.listener, self.parent_pipe, self.number, self.metrics, self.serves_pipe, self.replaces)
-        return ",".join(map(str, numbers))
+        return ",".join(str(getattr(self, field.name)) for field in fields(self))
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """The descriptors that the worker inherits."""
+        possible = (self.listener, self.parent_pipe, self.metrics, self.serves_pipe, self.ops)
+        return [descriptor for descriptor in possible if descriptor >= 0]
 
     def report_serving(self) -> None:
         """Tell the supervisor that this worker accepts connections."""
@@ -66,12 +72,10 @@ class WorkerProcess:
         loop.add_reader(serves_pipe, self._read)
 
     @classmethod
-    async def spawn(
-        cls, listener: int, parent_pipe: int, metrics: int, number: int, environ: Mapping[str, str], *, replaces: bool
-    ) -> Self:
-        """Start a worker with these descriptors, this number and this environment."""
+    async def spawn(cls, slot: WorkerSlot, environ: Mapping[str, str]) -> Self:
+        """Start a worker with these arguments, a pipe to report that it serves, and this environment."""
         read, write = os.pipe()
-        slot = WorkerSlot(listener, parent_pipe, number, metrics, write, int(replaces))
+        slot = replace(slot, serves_pipe=write)
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -80,7 +84,7 @@ class WorkerProcess:
                 "ibex.entrypoints.worker",
                 str(slot),
                 env=environ,
-                pass_fds=(listener, parent_pipe, metrics, write),
+                pass_fds=slot.descriptors,
                 start_new_session=True,  # Ctrl-C goes to the supervisor only, which terminates them
             )
         except BaseException:
@@ -88,7 +92,7 @@ class WorkerProcess:
             raise
         finally:
             os.close(write)
-        return cls(process, number, read)
+        return cls(process, slot.number, read)
 
     @property
     def serves(self) -> bool:

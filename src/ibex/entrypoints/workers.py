@@ -6,16 +6,17 @@ import asyncio
 import logging
 import os
 import signal
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.shared_memory import SharedMemorySegment, create_shared_memory
 from ibex.entrypoints.listening import address_of, let_handshakes_end, listen, shut_down
+from ibex.entrypoints.ops_server import listen_for_ops
 from ibex.entrypoints.outcome import EXIT_USAGE
 from ibex.entrypoints.proxy_server import ALONE_S, SAME_S
-from ibex.entrypoints.worker_process import WorkerProcess
+from ibex.entrypoints.worker_process import WorkerProcess, WorkerSlot
 
 if TYPE_CHECKING:
     import socket
@@ -46,14 +47,11 @@ def supervise(
 
     A worker that dies is restarted. If one cannot start, all are stopped, and its exit code is returned. On SIGHUP the
     workers are replaced one by one; ``read_again`` then returns the new settings and environment, or None to keep the
-    workers. Raises ``OSError`` if the address cannot be bound.
+    workers. Raises ``OSError`` if an address cannot be bound.
     """
-    listener = listen(settings.host, settings.port)
-    try:
-        # The first worker that serves listens. Until then connections are refused, so a load balancer tries another.
-        return asyncio.run(_Supervisor(settings, environ, listener, count, read_again).run())
-    finally:
-        listener.close()
+    # The first worker that serves listens. Until then connections are refused, so a load balancer tries another.
+    with listen(settings.host, settings.port) as listener, listen_for_ops(settings, listener) or nullcontext() as ops:
+        return asyncio.run(_Supervisor(settings, environ, listener, ops, count, read_again).run())
 
 
 @dataclass(slots=True)
@@ -70,12 +68,14 @@ class _Supervisor:
         settings: Settings,
         environ: Mapping[str, str],
         listener: socket.socket,
+        ops: socket.socket | None,
         count: int,
         read_again: Callable[[], tuple[Settings, Mapping[str, str]] | None],
     ) -> None:
         self._settings = settings
         self._environ = environ
         self._listener = listener
+        self._ops = ops
         self._read_again = read_again
         self._places = [_Place() for _ in range(count)]
         self._live: set[WorkerProcess] = set()
@@ -157,9 +157,15 @@ class _Supervisor:
 
     async def _spawn(self, *, replaces: bool) -> WorkerProcess:
         number = self._free.pop()
-        worker = await WorkerProcess.spawn(
-            self._listener.fileno(), self._parent_pipe, self._metrics, number, self._environ, replaces=replaces
+        slot = WorkerSlot(
+            listener=self._listener.fileno(),
+            parent_pipe=self._parent_pipe,
+            number=number,
+            metrics=self._metrics,
+            replaces=int(replaces),
+            ops=-1 if self._ops is None else self._ops.fileno(),
         )
+        worker = await WorkerProcess.spawn(slot, self._environ)
         self._live.add(worker)
         worker.ended.add_done_callback(lambda _: self._forget(worker))
         if self._stopping.is_set():  # the others have their signal already

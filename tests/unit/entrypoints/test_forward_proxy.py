@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from harness.logs import logged
-from ibex.entrypoints.forward_proxy import ignored_proxy, warn_of_ignored_proxy
+from ibex.entrypoints.forward_proxy import ignored_proxy
 from ibex.entrypoints.settings import Settings
+from ibex.entrypoints.start_warnings import warn_of_environment
 
 PROXY = "http://canary-user:canary-password@proxy.example:3128"
 KEY = {"OPENAI_API_KEY": "sk-x"}
@@ -47,9 +48,9 @@ def test_the_warning_requires_a_proxy_that_a_client_would_use(environ: dict[str,
 def test_the_warning_is_one_line_of_the_log() -> None:
     """It is logged as a warning at start."""
     with logged() as lines:
-        warn_of_ignored_proxy(Settings.load(KEY), {"HTTPS_PROXY": PROXY})
-        warn_of_ignored_proxy(Settings.load(KEY), {})
+        warn_of_environment(Settings.load(KEY), {"HTTPS_PROXY": PROXY})
+        warn_of_environment(Settings.load(KEY), {})
 
     (line,) = lines
-    assert (line["level"], line["source"]) == ("warning", "ibex.provider")
+    assert (line["level"], line["source"]) == ("warning", "ibex.settings")
     assert line["event"].endswith("or add api.openai.com to NO_PROXY.")

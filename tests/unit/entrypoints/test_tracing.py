@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.logs import logged
+from ibex.adapters.system.clock import SystemClock
+from ibex.adapters.telemetry.registry import Registry
 from ibex.adapters.telemetry.traced_requests import TracedRequests
 from ibex.entrypoints.containers import Application, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
-from ibex.entrypoints.settings import Settings, SettingsError
-from ibex.entrypoints.tracing import check_tracing
+from ibex.entrypoints.settings import Settings
+from ibex.entrypoints.tracing import span_export, tracing_problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,27 +76,47 @@ def test_without_the_setting_the_exporter_is_not_imported() -> None:
     ],
 )
 @pytest.mark.parametrize("module", ["opentelemetry", EXPORTER])
-def test_without_the_extra_the_error_names_it(
+def test_without_the_extra_the_message_names_it(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], named: str, module: str
 ) -> None:
-    """The error is an invalid setting at start (exit code 2)."""
+    """The proxy serves without spans, and warns."""
     for name in [name for name in sys.modules if name.startswith(module)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)  # None makes the import fail
 
-    with pytest.raises(SettingsError, match=rf"{named} is set, which needs `pip install ibex-harness\[otel\]`"):
-        check_tracing(Settings.load(environ))
+    settings = Settings.load(environ)
+    assert tracing_problem(settings) == (
+        f"{named} is set, which needs `pip install ibex-harness[otel]`. No spans are exported."
+    )
+    assert span_export(settings, Registry("test_"), SystemClock()) is None
 
 
 @pytest.mark.parametrize(
     ("variable", "value"), [("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_TRACES_EXPORTER", "zipkin")]
 )
-def test_an_unsupported_protocol_or_exporter_is_rejected(environ: dict[str, str], variable: str, value: str) -> None:
-    """Without an endpoint, these settings are ignored."""
-    application({**environ, variable: value})
+def test_an_unsupported_protocol_or_exporter_turns_spans_off(
+    environ: dict[str, str], variable: str, value: str
+) -> None:
+    """The message names the value. Without an endpoint, there is nothing to say."""
+    assert tracing_problem(Settings.load({**environ, variable: value})) is None
 
-    with pytest.raises(SettingsError, match=f"{variable} is '{value}'; allowed: "):
-        application({**environ, variable: value, ENDPOINT: HERE})
+    wanted = {**environ, variable: value, ENDPOINT: HERE}
+    plain = application(wanted)
+    assert (tracing_problem(Settings.load(wanted)) or "").startswith(f"{variable} is '{value}'; allowed: ")
+    assert plain.span_export() is None
+    assert plain.request_observer() is plain.request_telemetry()
+
+
+def test_a_value_that_the_sdk_rejects_turns_spans_off(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK parses further variables itself. A warning says so without the value."""
+    monkeypatch.setattr("ibex.entrypoints.tracing._resource", lambda: 1 // 0)
+    with logged() as lines:
+        traced = application({**environ, ENDPOINT: HERE})
+        assert traced.request_observer() is traced.request_telemetry()
+
+    assert [line["event"] for line in lines] == [
+        "OpenTelemetry rejected a setting (ZeroDivisionError). No spans are exported."
+    ]
 
 
 def test_the_resource_and_the_address_of_the_provider(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,11 @@ import pytest
     [
         (
             {"IBEX_PORT": "high"},
-            "3,4,0,-1,-1,0",
+            "3,4,0,-1,-1,0,-1",
             2,
             "ibex: IBEX_PORT is 'high'; allowed: 0 to 65535, 0 for any free port.",
         ),
-        ({}, "3,4", 1, "ibex: a worker slot has 6 numbers, not 2"),
+        ({}, "3,4", 1, "ibex: a worker slot has 7 numbers, not 2"),
     ],
 )
 def test_an_error_is_one_line(environ: dict[str, str], place: str, code: int, said: str) -> None:

@@ -61,7 +61,7 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     models: RoutedModels,
     clock: Clock,
     ids: IdSource,
-    render_metrics: Callable[[], tuple[bytes, str]],
+    render_metrics: Callable[[], tuple[bytes, str]] | None,
     readiness_checks: Sequence[ReadinessCheck],
     drain: Drain,
     observer: RequestObserver,
@@ -73,8 +73,9 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
 ) -> App:
     """Return the ASGI application.
 
-    ``render_metrics`` returns a body and its content type. Errors carry a ``docs_url`` under ``error_docs_base``. All
-    paths begin with ``base_path``, such as ``/gateway``, which may be empty. CORS is off if ``cors_origins`` is empty.
+    ``render_metrics`` returns a body and its content type; None if another address serves them. Errors
+    carry a ``docs_url`` under ``error_docs_base``. All paths begin with ``base_path``, such as ``/gateway``, which may
+    be empty. CORS is off if ``cors_origins`` is empty.
     """
     errors = ErrorResponses(clock, error_docs_base)
     routes = [
@@ -139,7 +140,7 @@ def create_ops_app(
     drain: Drain,
     observer: RequestObserver,
 ) -> App:
-    """Return an ASGI application with ``/health``, ``/ready`` and ``/metrics`` alone: for what speaks gRPC."""
+    """Return an ASGI application with ``/health``, ``/ready`` and ``/metrics`` alone, for an address of their own."""
     errors = ErrorResponses(clock, None)
     ops = ops_handlers(Readiness(readiness_checks, drain, clock), errors, render_metrics)
     return OuterMiddleware(_router(ops, allowed_methods(ops)), errors, observer, clock, ids)

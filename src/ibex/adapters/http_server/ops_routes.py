@@ -27,9 +27,9 @@ _OPEN: list[dict[str, list[str]]] = [{}]
 
 
 def ops_handlers(
-    readiness: Readiness, errors: ErrorResponses, render_metrics: Callable[[], tuple[bytes, str]]
+    readiness: Readiness, errors: ErrorResponses, render_metrics: Callable[[], tuple[bytes, str]] | None
 ) -> Sequence[HTTPRouteHandler]:
-    """Return the handlers. ``render_metrics`` returns the metrics and their content type."""
+    """Return the handlers. ``render_metrics`` returns the metrics and their content type; None leaves them out."""
 
     @get("/health", summary="Report whether the process is alive.", security=_OPEN)
     async def health() -> Liveness:
@@ -48,6 +48,9 @@ def ops_handlers(
         envelope = errors.envelope(ServiceDegradedError("The proxy is not ready."), context_of(request.scope))
         content: Any = msgspec.to_builtins(report) | envelope
         return Response(content, status_code=503)
+
+    if render_metrics is None:
+        return [health, ready]
 
     @get("/metrics", summary="Return the metrics in Prometheus's format.", media_type="text/plain", security=_OPEN)
     async def metrics() -> Response[bytes]:

@@ -20,6 +20,10 @@ class UnreadableExchangeError(Exception):
     """A row of the journal is not an exchange in a supported format version. The message contains none of its bytes."""
 
 
+class NewerExchangeError(UnreadableExchangeError):
+    """A newer version of IBEX encoded the exchange."""
+
+
 _encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
 _decoder = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw])
 _exchange_decoder = msgspec.msgpack.Decoder(Exchange)
@@ -30,10 +34,21 @@ def encode(exchange: Exchange) -> bytes:
     return _encoder.encode((VERSION, exchange))
 
 
+def version_of(encoded: bytes) -> int:
+    """Return the format version of an encoded exchange, 0 if it is damaged."""
+    try:
+        version, _ = _decoder.decode(encoded)
+    except msgspec.MsgspecError:
+        return 0
+    return version
+
+
 def decode(encoded: bytes) -> Exchange:
     """Return the exchange that ``encode`` encoded. Raises ``UnreadableExchangeError``."""
     try:
         version, body = _decoder.decode(encoded)
+        if version > VERSION:
+            raise NewerExchangeError(f"an exchange in the journal has the newer format version {version}")
         if version != VERSION:
             raise UnreadableExchangeError(f"an exchange in the journal has the unsupported format version {version}")
         return _exchange_decoder.decode(body)

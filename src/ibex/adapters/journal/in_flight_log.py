@@ -92,3 +92,14 @@ class InFlightLog:
         length, checksum = _HEADER.unpack_from(data)
         body = data[_HEADER.size : _HEADER.size + length]
         return body if length and len(body) == length and zlib.crc32(body) == checksum else None
+
+
+def entries_of(path: Path) -> list[bytes]:
+    """Return the entries of a log that another process may have open, without changing it. Raises ``OSError``."""
+    if not path.exists():
+        return []
+    log = InFlightLog(path)
+    try:
+        return [body for _, body in log.read_entries()]
+    finally:
+        log.close()

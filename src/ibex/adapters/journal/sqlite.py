@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ibex.adapters.journal.dead_letters import append_dead_letter
-from ibex.adapters.journal.directories import JOURNAL, Claim, claim
-from ibex.adapters.journal.encoding import UnreadableExchangeError, decode, encode
+from ibex.adapters.journal.directories import IN_FLIGHT_LOG, JOURNAL, Claim, claim
+from ibex.adapters.journal.encoding import NewerExchangeError, UnreadableExchangeError, decode, encode
 from ibex.adapters.journal.in_flight_log import InFlightLog
 from ibex.adapters.journal.oldest_pending import OldestPending
 from ibex.adapters.journal.recent import RecentExchanges
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from ibex.domain.record.exchange import Exchange
 
 MAX_BYTES: Final = 1 << 30
-_IN_FLIGHT_LOG: Final = "under-way"
 _DROP_DIVISOR: Final = 16
 """A full journal drops a sixteenth of its maximum size at a time, so that most appends need not drop anything."""
 
@@ -95,7 +94,7 @@ class SqliteJournal:
         self._oldest_pending = OldestPending()
         try:
             self._claimed = await asyncio.to_thread(self._claim, self._directory)
-            self._in_flight_log = InFlightLog(self._claimed.path / _IN_FLIGHT_LOG)
+            self._in_flight_log = InFlightLog(self._claimed.path / IN_FLIGHT_LOG)
         except OSError as error:
             await self.close()
             raise unavailable(error, self._directory) from None
@@ -298,6 +297,8 @@ class SqliteJournal:
         for body in bodies:
             try:
                 exchanges.append(decode(body))
+            except NewerExchangeError as error:  # not a dead letter: a newer version can deliver it
+                raise JournalUnavailableError(str(error)) from None
             except UnreadableExchangeError as error:
                 if self._claimed is not None:
                     append_dead_letter(self._claimed.path, sink, str(error), {"body": body.hex()})

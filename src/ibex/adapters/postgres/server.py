@@ -33,6 +33,9 @@ OWNER_ROLE: Final = "ibex_owner"
 DATABASE: Final = "ibex"
 _SUPERUSER: Final = "postgres"
 _UNPRIVILEGED: Final = "nobody"
+_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - its size is read
+_LEAST_SHARED_MEMORY: Final = 8 << 20
+"""The bytes that PostgreSQL may need there. It takes 1 MiB at the start, and more for parallel queries."""
 _TIMEOUT_S: Final = 60
 _PAUSE_S: Final = 0.02
 _OLD_MEMORY: Final = "pre-existing shared memory block"
@@ -144,10 +147,20 @@ class PostgresServer:
         return Path(tempfile.gettempdir()) / f"ibex-{name}"
 
     def _initialize(self) -> None:
-        """Create the data in a temporary directory and rename it, so that incomplete data is never used."""
+        """Create the data in a temporary directory and rename it, so that incomplete data is never used.
+
+        PostgreSQL's ``initdb`` needs a user with a name.
+        """
+        try:
+            self._account() or pwd.getpwuid(os.geteuid())
+        except KeyError:
+            raise PostgresServerError(
+                f"PostgreSQL cannot be set up by user {os.geteuid()}, which the system has no name for (an entry in"
+                " /etc/passwd). Run ibex dev as another user; ibex serve runs as any user"
+            ) from None
         unfinished = self._directory / "data.new"
         shutil.rmtree(unfinished, ignore_errors=True)
-        settings = [f"--set={name}={value}" for name, value in _SETTINGS.items()]
+        settings = [f"--set={name}={value}" for name, value in (_SETTINGS | _memory_settings()).items()]
         locale = ("--encoding=UTF8", "--locale-provider=builtin", "--locale=C", "--builtin-locale=C.UTF-8")
         self._run(
             "initdb", f"--pgdata={unfinished.name}", f"--username={_SUPERUSER}", "--auth=trust", *locale, *settings
@@ -161,7 +174,8 @@ class PostgresServer:
             # that id now, or if the server is a zombie. ``start`` has checked that no server runs here.
             if _recorded_pid(lock_file) is not None:
                 lock_file.unlink()
-        options = shlex.join(["-k", str(self._socket_directory())])
+        memory = [option for name, value in _memory_settings().items() for option in ("-c", f"{name}={value}")]
+        options = shlex.join(["-k", str(self._socket_directory()), *memory])
         deadline = time.monotonic() + _OLD_MEMORY_TIMEOUT_S
         while True:
             try:
@@ -229,7 +243,14 @@ class PostgresServer:
             owner = self._data.stat().st_uid
         except FileNotFoundError:
             owner = 0
-        return pwd.getpwuid(owner) if owner else pwd.getpwnam(_UNPRIVILEGED)
+        try:
+            return pwd.getpwuid(owner) if owner else pwd.getpwnam(_UNPRIVILEGED)
+        except KeyError:
+            missing = f"id {owner}" if owner else f"name {_UNPRIVILEGED}"
+            raise PostgresServerError(
+                f"PostgreSQL does not run as root, and the system has no user with the {missing}; start ibex dev as"
+                " another user"
+            ) from None
 
 
 def _ensure_database(connection: psycopg.Connection) -> None:
@@ -239,6 +260,15 @@ def _ensure_database(connection: psycopg.Connection) -> None:
     if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchall():
         names = (sql.Identifier(DATABASE), sql.Identifier(OWNER_ROLE))
         connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(*names))
+
+
+def _memory_settings() -> dict[str, str]:
+    """Return the settings with which PostgreSQL shares memory in files of its data directory if /dev/shm is small."""
+    try:
+        is_small = shutil.disk_usage(_SHARED_MEMORY).free < _LEAST_SHARED_MEMORY
+    except OSError:  # not Linux, or not mounted: PostgreSQL finds out by itself what it can use
+        return {}
+    return {"dynamic_shared_memory_type": "mmap"} if is_small else {}
 
 
 def _recorded_pid(lock_file: Path) -> int | None:

@@ -78,8 +78,14 @@ class RecoveryTelemetry:
         self._unreadable = registry.gauges(
             "orphaned_journals_unreadable", "Orphaned journals that cannot be opened.", merge=Merge.MAX
         ).of()
+        self._newer = registry.gauges(
+            "journals_of_newer_versions",
+            "Orphaned journals that only a newer version of IBEX can read.",
+            merge=Merge.MAX,
+        ).of()
 
-    def searched(self, recovering: int, unreadable: int) -> None:
-        """Set the number of journals that the process has taken, and of those that it could not open."""
+    def searched(self, recovering: int, unreadable: int, newer: int) -> None:
+        """Set the number of journals that the process has taken, could not open, and left to a newer version."""
         self._recovering.set(recovering)
         self._unreadable.set(unreadable)
+        self._newer.set(newer)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _HEAD: Final = 64
 _INDEX: Final = (1 << 19) - _HEAD
@@ -25,14 +26,47 @@ _INDEX_END, _SLOTS_END, _PID, _HEARTBEAT, _CONNECTIONS = range(5)
 
 
 def create_shared_memory(segments: int) -> int:
-    """Return a file descriptor of memory for this many segments. Child processes can inherit it."""
+    """Return a file descriptor of memory for this many segments. Child processes can inherit it.
+
+    On Linux this does not need /dev/shm. If the kernel refuses (a seccomp filter, for example), and on other systems,
+    it is a temporary file, whose writing back could stall the event loop. Raises ``OSError``.
+    """
+    size = segments * SEGMENT_BYTES
     if hasattr(os, "memfd_create"):
-        memory = os.memfd_create("ibex-metrics")
-    else:  # not on Linux, where writing back a file could stall the event loop
+        with suppress(OSError):
+            return _sized(os.memfd_create("ibex-metrics"), os.ftruncate, size)
+    try:
         with tempfile.TemporaryFile() as file:
-            memory = os.dup(file.fileno())
-    os.ftruncate(memory, segments * SEGMENT_BYTES)
-    return memory
+            return _sized(os.dup(file.fileno()), _allocate, size)
+    except OSError as error:
+        raise OSError(
+            f"The metrics of {segments} workers need {size:,} bytes of anonymous memory or of temporary files"
+            f" ({error.strerror}). Make room in {_temporary_directory()}, or start one worker."
+        ) from None
+
+
+def _allocate(file: int, size: int) -> None:
+    """Reserve the space now. A worker that writes to a page for which there is no space would be killed (SIGBUS)."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.ftruncate(file, size)
+
+
+def _sized(file: int, set_size: Callable[[int, int], None], size: int) -> int:
+    try:
+        set_size(file, size)
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def _temporary_directory() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return "the folder that TMPDIR names"
 
 
 class Series(msgspec.Struct, frozen=True, array_like=True):

@@ -65,8 +65,12 @@ class SpanExport:
         registry.on_refresh(self._refresh)
 
     async def open(self) -> None:
-        """Create the exporter, and start the thread. Propagates the exporter's error if a setting is invalid."""
-        self._sender = _Sender(self._make_exporter, self._clock)
+        """Create the exporter, and start the thread. If the exporter rejects a setting, log it and drop all spans."""
+        try:
+            self._sender = _Sender(self._make_exporter, self._clock)
+        except Exception as error:  # noqa: BLE001 - variables of the platform, which other programs may understand
+            _LOG.warning("OpenTelemetry rejected a setting. No spans are exported.", reason=type(error).__name__)
+            return
         self._processor = BatchSpanProcessor(
             self._sender, max_queue_size=self._max_queue, max_export_batch_size=self._max_batch
         )

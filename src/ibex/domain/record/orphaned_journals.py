@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from ibex.domain.record.delivery import DeliverExchanges
     from ibex.domain.record.journal import Journal
-    from ibex.domain.record.recorder import Recorder
 
 SCAN_INTERVAL_S: Final = 5.0
 
@@ -27,13 +26,20 @@ class OrphanedJournals(Protocol):
         """Close a journal that was taken. If it still contains exchanges, it can be taken again."""
 
 
+class RecordsUnfinished(Protocol):
+    """The part of a ``Recorder`` that a recovery needs."""
+
+    async def recover(self, journal: Journal) -> None:
+        """Record the exchanges that were begun in this journal; see ``Recorder``."""
+
+
 class RecoverJournals:
     """Takes orphaned journals, records the exchanges that were begun in them, and delivers all exchanges."""
 
     def __init__(
         self,
         orphaned: OrphanedJournals,
-        recorder: Recorder,
+        recorder: RecordsUnfinished,
         deliveries: Callable[[Journal], Sequence[DeliverExchanges]],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -47,10 +53,12 @@ class RecoverJournals:
     async def run(self) -> None:
         """Recover journals until cancelled."""
         while True:
-            journal = await self._orphaned.take()
-            if journal is None:
-                await self._sleep(SCAN_INTERVAL_S)
-                continue
+            await self.drain()
+            await self._sleep(SCAN_INTERVAL_S)
+
+    async def drain(self) -> None:
+        """Recover journals until none is left. Retries without limit."""
+        while (journal := await self._orphaned.take()) is not None:
             try:
                 await self._recorder.recover(journal)
                 await asyncio.gather(*(delivery.drain() for delivery in self._deliveries(journal)))

@@ -93,12 +93,9 @@ class Recorder:
     async def recover(self, journal: Journal) -> None:
         """Record the exchanges that a dead process had begun in this journal, as incomplete.
 
-        They get an emitter id and sequence numbers of their own, so that a failure leaves no gap in this process's
-        sequence. Raises ``JournalUnavailableError``; once the journal is opened again, it returns those that are left.
+        Raises ``JournalUnavailableError``; once the journal is opened again, it returns those that are left.
         """
-        emitter_id = self._ids.uuid7()
-        for number, begun in enumerate(journal.unfinished(), 1):
-            await journal.append(replace(begun, emitter_id=emitter_id, emitter_seq=number))
+        await record_unfinished(journal, self._ids)
 
     async def record(
         self,
@@ -216,3 +213,13 @@ class Recorder:
             summary=summary,
             directive=in_flight.directive_receipt(),
         )
+
+
+async def record_unfinished(journal: Journal, ids: IdSource) -> None:
+    """Record the exchanges that a dead process had begun in this journal, as incomplete; see ``Recorder.recover``.
+
+    They get an emitter id and sequence numbers of their own, so that a failure leaves no gap in a process's sequence.
+    """
+    emitter_id = ids.uuid7()
+    for number, begun in enumerate(journal.unfinished(), 1):
+        await journal.append(replace(begun, emitter_id=emitter_id, emitter_seq=number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -79,7 +80,7 @@ def set_directive(  # noqa: PLR0913 - one argument for each option
     chosen = InjectionMode(mode) if mode else None
 
     async def change(directives: ManageDirectives, org_id: UUID, agent_id: UUID) -> DirectiveState:
-        return await directives.set(org_id, agent_id, content, author=author or getpass.getuser(), mode=chosen)
+        return await directives.set(org_id, agent_id, content, author=author or _current_user(), mode=chosen)
 
     _change(invocation, agent, org, change, as_json=as_json)
 
@@ -174,6 +175,14 @@ def rollback(invocation: Invocation, agent: str, number: int, org: str | None, *
 def deactivate(invocation: Invocation, agent: str, org: str | None, *, as_json: bool) -> None:
     """Stop injecting the directive until a version is set or restored."""
     _change(invocation, agent, org, lambda d, org_id, agent_id: d.deactivate(org_id, agent_id), as_json=as_json)
+
+
+def _current_user() -> str:
+    """Return the user's name; a number if the system has no name for the user, as in a container with any user id."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # before Python 3.13, and since
+        return f"uid {os.getuid()}"
 
 
 def _read(file: TextIO) -> str:

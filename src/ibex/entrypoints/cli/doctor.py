@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import rich_click as click
 
 from ibex.entrypoints.cli.output import DotenvOption, json_option, show_one
+from ibex.entrypoints.foreign_variables import without_kubernetes
 from ibex.entrypoints.outcome import EXIT_FAILED
 from ibex.entrypoints.setting_files import is_set
 from ibex.entrypoints.untrusted_text import sanitize
@@ -72,7 +73,8 @@ def _chosen_address(invocation: Invocation, settings: Settings) -> str | None:
     In that case, a proxy at the default address belongs to another home folder.
     """
     environ = invocation.environ_with_dotenv()
-    is_configured = any(is_set(environ, name) for name in ("IBEX_HOST", "IBEX_PORT"))
+    ours = without_kubernetes(environ)
+    is_configured = any(is_set(ours, name) for name in ("IBEX_HOST", "IBEX_PORT"))
     if is_configured or settings.database_url is not None or invocation.in_production:
         return f"http://{settings.host}:{settings.port}{settings.base_path}"
     return None
@@ -96,10 +98,10 @@ def _start_hint(invocation: Invocation, running: str | None) -> str:
 def _settings_findings(invocation: Invocation, settings: Settings) -> Sequence[Finding]:
     """Return findings about variables that look like settings but have no effect."""
     from ibex.entrypoints.diagnosis import Finding, Verdict  # noqa: PLC0415 - keeps --help quick
-    from ibex.entrypoints.forward_proxy import ignored_proxy  # noqa: PLC0415 - keeps --help quick
+    from ibex.entrypoints.start_warnings import ignored_in_environment  # noqa: PLC0415 - keeps --help quick
 
-    ignored = (invocation.ignored_dotenv(), ignored_proxy(settings, invocation.environ_with_dotenv()))
-    messages = [*invocation.unknown_settings(), *filter(None, ignored)]
+    ignored = ignored_in_environment(settings, invocation.environ_with_dotenv())
+    messages = [*invocation.unknown_settings(), *filter(None, [invocation.ignored_dotenv()]), *ignored]
     return [Finding("settings", Verdict.ADVICE, message, None, 0.0) for message in messages]
 
 

@@ -16,6 +16,7 @@ import rich_click as click
 
 from ibex.domain.errors import NotFoundError
 from ibex.entrypoints.destinations import DESTINATIONS, ONLY_CHAT_SENDS, redirected_secret, redirected_secret_message
+from ibex.entrypoints.foreign_variables import is_of_kubernetes
 from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.setting_files import SUFFIX, file_variable, is_set, layered
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError, variables
@@ -140,7 +141,7 @@ class Invocation:
 
     def ignored_dotenv(self) -> str:
         """Return a message if ``.env`` exists but is not read, as in production; else an empty string."""
-        if self.in_production and Path(self.dotenv).is_file():
+        if self.in_production and _is_file(Path(self.dotenv)):
             return (
                 f"{self.dotenv} exists, but IBEX_ENV=production does not read it."
                 " Set its variables in the environment instead."
@@ -151,8 +152,8 @@ class Invocation:
         """Return a message for each variable that begins with ``IBEX_`` and is not a setting, with a similar name."""
         known = [*_setting_names(), *COMMAND_LINE]
         messages = []
-        for name in sorted(self.environ_with_dotenv()):
-            if name.startswith("IBEX_") and name not in known:
+        for name, value in sorted(self.environ_with_dotenv().items()):
+            if name.startswith("IBEX_") and name not in known and not is_of_kubernetes(name, value):
                 close = get_close_matches(name, known, 1)
                 hint = f"Did you mean {close[0]}?" if close else "It has no effect. Remove it."
                 messages.append(f"Unknown setting {name}. {hint}")
@@ -183,7 +184,7 @@ class Invocation:
 
     def no_instance(self) -> str:
         """Return the message that no instance runs in the home folder, with the command that starts one."""
-        missing = "" if self.home.path.is_dir() else " (the directory does not exist)"
+        missing = "" if self.home.may_exist() else " (the directory does not exist)"
         option = "" if self.home.path == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(self.home.path))}"
         return f"No IBEX instance runs in {self.home.path}{missing}. Start one: `ibex{option} dev`."
 
@@ -214,6 +215,13 @@ class Invocation:
         elif len(found) <= _MAX_LISTED_NAMES:
             hint = f" Its agents are: {', '.join(agent.name for agent in found)}."
         return _find(found, wanted, f"There is no agent {wanted!r} in the organization {org.name!r}.{hint}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:  # the working directory of a container may not be readable
+        return False
 
 
 def _setting_names() -> set[str]:

@@ -12,6 +12,7 @@ from ibex.entrypoints.cli.directives import directive
 from ibex.entrypoints.cli.doctor import doctor
 from ibex.entrypoints.cli.identity import agent, org, token
 from ibex.entrypoints.cli.invocation import Invocation
+from ibex.entrypoints.cli.journal import journal
 from ibex.entrypoints.cli.processes import auth, bootstrap_command, dev, migrate, serve
 from ibex.entrypoints.cli.records import sessions
 from ibex.entrypoints.cli.traces import traces
@@ -50,6 +51,7 @@ for _command in (
     directive,
     sessions,
     traces,
+    journal,
     doctor,
     chat,
 ):

@@ -87,7 +87,7 @@ def serve_auth(invocation: Invocation) -> None:
     from ibex.entrypoints.auth import serve as run  # noqa: PLC0415 - keeps --help quick
 
     with invocation.explaining_missing_settings():
-        raise Exit(run(invocation.settings()))
+        raise Exit(run(invocation.settings(), invocation.environ_with_dotenv()))
 
 
 @click.command()

@@ -72,7 +72,7 @@ async def test_each_search_reports_taken_and_unreadable_journals(tmp_path: Path)
     broken = tmp_path / "broken" / JOURNAL
     broken.parent.mkdir()
     broken.write_bytes(b"This is no SQLite file." * 100)
-    reports: list[tuple[int, int]] = []
+    reports: list[tuple[int, int, int]] = []
     found = OrphanedSqliteJournals(tmp_path, SystemIds(), lambda *numbers: reports.append(numbers))
 
     taken = await found.take()
@@ -80,5 +80,5 @@ async def test_each_search_reports_taken_and_unreadable_journals(tmp_path: Path)
     assert await found.take() is None
     await found.give_back(taken)
 
-    assert reports == [(1, 0), (1, 1), (0, 1)]
+    assert reports == [(1, 0, 0), (1, 1, 0), (0, 1, 0)]
     await running.close()

@@ -33,13 +33,14 @@ def test_journal_metrics_are_read_at_every_rendering() -> None:
 
 
 def test_the_last_search_for_orphaned_journals_is_exported() -> None:
-    """Both numbers exist from the start, and are replaced by each search."""
+    """All numbers exist from the start, and are replaced by each search."""
     registry = Registry("ibex_proxy_")
     recovery = RecoveryTelemetry(registry)
     assert "ibex_proxy_orphaned_journals 0.0" in registry.render()[0].decode()
 
-    recovery.searched(2, 1)
+    recovery.searched(2, 1, 3)
 
     text = registry.render()[0].decode()
     assert "ibex_proxy_orphaned_journals 2.0" in text
     assert "ibex_proxy_orphaned_journals_unreadable 1.0" in text
+    assert "ibex_proxy_journals_of_newer_versions 3.0" in text

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import subprocess
 import sys
+
+import pytest
 
 from ibex.adapters.telemetry.shared_memory import SEGMENT_BYTES, SharedMemorySegment, create_shared_memory
 
@@ -98,3 +101,30 @@ def test_a_child_process_shares_memory_by_its_descriptor() -> None:
     assert [list(region.series()) for region in regions[:1]] == [[]]
     (series,) = regions[1].series()
     assert regions[1].numbers(series) == [7]
+
+
+def test_without_anonymous_memory_the_metrics_are_in_a_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seccomp filter can refuse it, for example. The space in the file is reserved, so that writing cannot fail."""
+    monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
+
+    memory = create_shared_memory(2)
+
+    try:
+        assert len(SharedMemorySegment.all_of(memory)) == 2
+        assert os.fstat(memory).st_blocks * 512 >= 2 * SEGMENT_BYTES
+    finally:
+        os.close(memory)
+
+
+def test_without_either_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the size and the folder. One worker needs no shared memory."""
+    monkeypatch.setattr(os, "memfd_create", refuse, raising=False)
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+
+    with pytest.raises(OSError, match=r"metrics of 2 workers need 3,145,728 bytes .* or start one worker\."):
+        create_shared_memory(2)
+
+
+def refuse(*_: object) -> int:
+    """Refuse like a system call without permission or space."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

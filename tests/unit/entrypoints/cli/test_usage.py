@@ -43,6 +43,7 @@ def test_the_list_of_commands_is_complete() -> None:
         *("directive set", "directive show", "directive history", "directive diff", "directive rollback"),
         "directive deactivate",
         *("sessions list", "sessions show"),
+        *("journal list", "journal drain", "journal replay"),
         *("traces tail", "traces show", "traces summary", "traces slow", "traces gaps"),
     }
 
