@@ -129,6 +129,7 @@ def test_a_frozen_worker_does_not_keep_the_socket_open(rolling: Rolling) -> None
     address = rolling.start(WORKERS)
     rolling.proxies[address].wait_for_lines("Started server process", WORKERS, START_TIMEOUT_S)  # they handle signals
     frozen = min(rolling.production.workers())
+    _wait_for(lambda: _handles(frozen, signal.SIGTERM))  # a worker listens a moment before it does
     os.kill(frozen, signal.SIGSTOP)
     try:
         rolling.proxies[address].process.send_signal(signal.SIGTERM)
@@ -208,6 +209,12 @@ def _listening(address: str) -> bool:
     port = f":{urlsplit(address).port or 0:04X}"
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return any(line.split()[1].endswith(port) and line.split()[3] == _LISTENS for line in lines)
+
+
+def _handles(pid: int, number: signal.Signals) -> bool:
+    """Return whether a process has a handler for a signal, which else ends it even while it is frozen."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(lines["SigCgt"], 16) >> (number - 1) & 1)
 
 
 def _wait_for(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
