@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from harness.nginx import nginx, nginx_program
-from harness.production import START_TIMEOUT_S
 from harness.raw_http import RawClient
 from harness.rolling import DELAY_S, Rolling
 from harness.whole_load import WholeLoad, chat_request
@@ -127,7 +126,6 @@ def test_connections_are_accepted_during_the_drain_delay_and_refused_after_it(ro
 def test_a_frozen_worker_does_not_keep_the_socket_open(rolling: Rolling) -> None:
     """New connections are refused once the delay is over, though the worker has not closed its descriptor."""
     address = rolling.start(WORKERS)
-    rolling.proxies[address].wait_for_lines("Started server process", WORKERS, START_TIMEOUT_S)  # they handle signals
     frozen = min(rolling.production.workers())
     _wait_for(lambda: _handles(frozen, signal.SIGTERM))  # a worker listens a moment before it does
     os.kill(frozen, signal.SIGSTOP)
