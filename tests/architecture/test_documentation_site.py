@@ -12,7 +12,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from tools.site.error_pages import error_pages
 from tools.site.other_hosts import loaded_from_other_hosts
+
+from ibex.domain.errors import ErrorCode
+from ibex.entrypoints.settings import variables
+from ibex.entrypoints.settings_reference import COMMAND_LINE
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -124,6 +129,25 @@ def test_links_of_the_site_stay_in_it() -> None:
 def test_broken_links_are_detected(text: str, broken: list[str]) -> None:
     """Anchors are those of MkDocs. Links in code are none."""
     assert broken_links(DOCS / "page.md", text) == broken
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith("adr/")])
+def test_a_page_names_only_settings_that_exist(page: str) -> None:
+    """Decisions may name settings of their time. Tests have variables of their own."""
+    known = {variable.name for _, variable in variables()} | set(COMMAND_LINE)
+    named = set(re.findall(r"\b(?:IBEX|OPENAI)_[A-Z_]*[A-Z]\b", (DOCS / page).read_text(encoding="utf-8")))
+
+    assert sorted(name for name in named - known if not name.startswith("IBEX_TEST_")) == []
+
+
+def test_every_error_code_has_a_page_that_leads_to_its_section() -> None:
+    """``docs_url`` of an error is ``IBEX_ERROR_DOCS_BASE``, a slash and the code."""
+    reference = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
+    pages = error_pages(reference)
+
+    assert set(pages) == {f"errors/{code}/index.html" for code in ErrorCode}
+    assert "../../reference/errors.html#rate_limited" in pages["errors/RATE_LIMITED/index.html"]
+    assert {code.lower() for code in ErrorCode} <= anchors(reference)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ IBEX reports every error in one envelope, which OpenAI's SDKs raise as their own
 | `detail` | the provider's message, if the provider refused the request |
 | `request_id` | the id of the request; `ibex traces show <id>` finds its trace |
 | `timestamp` | when the error was reported |
-| `docs_url` | a page about the code, with `IBEX_ERROR_DOCS_BASE` |
+| `docs_url` | a page about the code, with `IBEX_ERROR_DOCS_BASE`; this site has them under `errors/` |
 
 Headers: `X-IBEX-Error-Source` is `proxy` or `provider`. `Retry-After` is the number of seconds to wait before a retry.
 `X-Should-Retry: false` tells OpenAI's SDKs not to retry, because IBEX has tried several times or no retry can succeed.

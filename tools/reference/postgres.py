@@ -149,7 +149,7 @@ def _keys(one: Table) -> list[str]:
     """Return a list of the primary key and of what the table refers to."""
     names = ", ".join(code(column.name) for column in one.primary_key.columns)
     lines = [f"* Primary key: {names}."]
-    for key in sorted(one.foreign_key_constraints, key=lambda found: found.column_keys):
+    for key in sorted(one.foreign_key_constraints, key=lambda found: list(found.column_keys)):
         columns = ", ".join(code(name) for name in key.column_keys)
         verb = "refers" if len(key.column_keys) == 1 else "refer"
         lines.append(f"* {columns} {verb} to [{key.referred_table.name}](#{key.referred_table.name}).")
