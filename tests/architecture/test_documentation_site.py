@@ -36,7 +36,7 @@ def patterns(nav: str) -> list[str]:
 
 
 def matches(page: str, pattern: str) -> bool:
-    """Return whether a page is what a pattern means. ``!(index).md`` is every page but one."""
+    """Return whether a page is what a pattern means. ``!(README).md`` is every page but one."""
     besides = re.search(r"!\(([\w-]+)\)", pattern)
     if besides is None:
         return fnmatchcase(page, pattern)
