@@ -84,7 +84,7 @@ def routes() -> list[tuple[str, str, str]]:
     """Return method, path and summary of the routes that are not operations."""
     nothing = cast("Any", None)  # the handlers are described, not called
     callers = CallerRoutes(nothing, nothing, nothing, nothing).handlers()
-    handlers: Iterable[HTTPRouteHandler] = [*callers, *ops_handlers(nothing, nothing, nothing)]
+    handlers: Iterable[HTTPRouteHandler] = [*callers, *ops_handlers(nothing, nothing, lambda: (b"", ""))]
     return [
         (method, path.replace(":str", "").replace(":path", ""), str(handler.summary))
         for handler in handlers
