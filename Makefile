@@ -9,6 +9,8 @@ BENCH := $(VENV)-bench
 BENCH_PYTHON ?= $(BIN)/python
 BENCH_STAMP := $(BENCH)/.installed-with$(subst /,-,$(BENCH_PYTHON))
 STAMP := $(VENV)/.installed
+DOCS := $(VENV)-docs
+DOCS_STAMP := $(DOCS)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 
 # Two sets of packages in one environment: what running needs, and what developing needs besides. The second holds the first,
@@ -62,6 +64,18 @@ $(RELEASE_STAMP): release/tools.txt
 	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --requirement release/tools.txt
 	@touch $@
 
+# The documentation site: a program of its own, which IBEX does not import.
+$(DOCS_STAMP): tools/site/requirements.txt
+	@rm -rf $(DOCS)
+ifdef UV
+	@$(UV) venv --quiet --python $(PYTHON) $(DOCS)
+	@$(UV) pip install --quiet --python $(DOCS)/bin/python --requirement tools/site/requirements.txt
+else
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tools/site/requirements.txt
+endif
+	@touch $@
+
 .PHONY: help
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +98,7 @@ check: $(STAMP) ## lint, types, import contracts, generated pages and code, migr
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m ibex.entrypoints.settings_reference --check
+	@$(BIN)/python -m tools.reference --check
 	@$(BIN)/python proto/generate.py --check
 	@$(BIN)/pytest -q tests/integration/test_migrations.py::test_migrations_go_up_down_and_up
 
@@ -208,6 +223,22 @@ bench-streams: $(STAMP) ## measure what streaming through IBEX adds, its memory,
 settings-reference: $(STAMP) ## write .env.example and docs/configuration.md anew
 	@$(BIN)/python -m ibex.entrypoints.settings_reference
 
+.PHONY: reference
+reference: $(STAMP) ## write the generated pages of docs/reference anew
+	@$(BIN)/python -m tools.reference
+
+.PHONY: docs
+docs: $(DOCS_STAMP) ## build the documentation site into build/docs; fails on a broken link
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict $(ARGS)
+
+.PHONY: docs-serve
+docs-serve: $(DOCS_STAMP) ## serve the documentation site at http://127.0.0.1:8000 and rebuild it on each change
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs serve $(ARGS)
+
+.PHONY: pictures
+pictures: $(STAMP) ## make the pictures of the documentation anew, from the output of the commands
+	@$(BIN)/python -m tools.pictures
+
 .PHONY: clickhouse-ddl
 clickhouse-ddl: $(STAMP) ## write tests/cases/clickhouse/cluster.sql anew: what ibex migrate runs on a ClickHouse cluster
 	@PYTHONPATH=tests $(BIN)/python -m harness.clickhouse_ddl
@@ -239,4 +270,4 @@ lines: ## count lines of code by folder, and the largest files
 
 .PHONY: clean
 clean: ## remove the environment and caches; data in .ibex stays
-	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-transport $(VENV)-clients $(VENV)-deploy $(VENV)-lock $(RELEASE) .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-transport $(VENV)-clients $(VENV)-deploy $(VENV)-lock $(RELEASE) $(DOCS) build/docs .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
