@@ -30,11 +30,11 @@ _NAME_BYTES: Final = 15
 
 @dataclass(slots=True)
 class Append:
-    """A queued exchange. ``done`` completes when it is committed, and fails if it cannot be."""
+    """A queued exchange. ``done`` is called in the event loop when it is committed, or with an error if it is not."""
 
     exchange: Exchange
     body: bytes
-    done: asyncio.Future[None]
+    done: Callable[[JournalUnavailableError | None], None]
 
     @property
     def size(self) -> int:
@@ -90,11 +90,9 @@ class Writer:
         """Start the thread."""
         self._thread.start()
 
-    def append(self, exchange: Exchange, body: bytes) -> Append:
+    def append(self, append: Append) -> None:
         """Queue an exchange for the next group."""
-        append = Append(exchange, body, self._loop.create_future())
         self._queue.put(append)
-        return append
 
     async def call(self, run: Callable[[Store], Any]) -> Any:
         """Return the result of ``run``, called with the store in the thread. Raises ``JournalUnavailableError``."""
@@ -164,10 +162,16 @@ class Writer:
         return Snapshot(store.last_position, store.stored_bytes, dict(store.acknowledged)) if store else None
 
     def _complete(self, group: Group) -> None:
-        """Call ``on_group``, then complete the group's futures. Runs in the event loop."""
+        """Call ``on_group``, then report to each append and call of the group. Runs in the event loop."""
         self._on_group(group)
+        error = None if isinstance(group.appended, Span) else group.appended
         for append in group.appends:
-            _set_outcome(append.done, None if isinstance(group.appended, Span) else group.appended)
+            try:
+                append.done(error)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as bug:  # noqa: BLE001 - it must not keep the others of the group waiting
+                self._loop.call_exception_handler({"message": "cannot report an append", "exception": bug})
         for call, outcome in group.calls:
             _set_outcome(call.done, outcome)
 
