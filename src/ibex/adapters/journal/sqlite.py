@@ -122,6 +122,7 @@ class SqliteJournal:
             await asyncio.to_thread(self._background.shutdown)
         in_flight_log, self._in_flight_log = self._in_flight_log, None
         if in_flight_log is not None:
+            in_flight_log.clear_released()
             in_flight_log.close()
         claimed, self._claimed = self._claimed, None
         if claimed is not None:
@@ -196,7 +197,10 @@ class SqliteJournal:
 
     async def acknowledge(self, sink: Sink, batch: Batch) -> None:
         """Record that the sink has the batch. Raises ``JournalUnavailableError``; the batch is then delivered again."""
-        await self._require_writer().call(lambda store: store.acknowledge(sink, batch.last_position))
+        writer = self._require_writer()
+        if self._in_flight_log is not None:
+            self._in_flight_log.clear_released()  # the exchanges of their entries may now be deleted
+        await writer.call(lambda store: store.acknowledge(sink, batch.last_position))
 
     async def dead_letter(self, sink: Sink, exchange: Exchange, reason: str) -> None:
         """Append an exchange to the dead-letter file; see ``dead_letters``."""
@@ -271,7 +275,7 @@ class SqliteJournal:
             self._oldest_pending.add(group.appended.first, group.appends[0].exchange.completed_at)
             if self._in_flight_log is not None:
                 for append in group.appends:
-                    self._in_flight_log.remove(append.exchange.id)
+                    self._in_flight_log.release(append.exchange.id)
         else:
             for append in group.appends:
                 self._remove_lost(append.exchange)

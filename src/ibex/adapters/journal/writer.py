@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import queue
 import sqlite3
 import threading
@@ -83,6 +84,7 @@ class Writer:
         self._on_group = on_group
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Append | StoreCall | None] = queue.SimpleQueue()
+        self._appended_in_turn: list[Append] = []
         self._store: Store | None = None
         self._thread = threading.Thread(target=self._run, name="ibex-journal-writer", daemon=True)
 
@@ -91,12 +93,18 @@ class Writer:
         self._thread.start()
 
     def append(self, append: Append) -> None:
-        """Queue an exchange for the next group."""
-        self._queue.put(append)
+        """Queue an exchange for the next group, at the end of the loop's current turn.
+
+        Waking the thread costs a context switch, and the loop usually holds the interpreter lock until its turn ends.
+        """
+        if not self._appended_in_turn:
+            self._loop.call_soon(self._hand_over)
+        self._appended_in_turn.append(append)
 
     async def call(self, run: Callable[[Store], Any]) -> Any:
         """Return the result of ``run``, called with the store in the thread. Raises ``JournalUnavailableError``."""
         call = StoreCall(run, self._loop.create_future())
+        self._hand_over()
         self._queue.put(call)
         try:
             return await call.done
@@ -105,11 +113,19 @@ class Writer:
 
     async def stop(self) -> None:
         """Process everything that is queued, then end the thread."""
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
+    def _hand_over(self) -> None:
+        """Queue the appends of this turn of the loop. Only the first one can wake the thread."""
+        appends, self._appended_in_turn = self._appended_in_turn, []
+        for append in appends:
+            self._queue.put(append)
+
     def _run(self) -> None:
         _show_name(self._thread.name)
+        _yield_to_the_loop()
         closing = False
         while not closing:
             appends, calls, closing = self._take()
@@ -180,6 +196,12 @@ def _show_name(name: str) -> None:
     """Show the thread's name in tools such as ``top -H``. Before Python 3.14, only Python knows it."""
     with suppress(OSError):  # not Linux, or /proc is not mounted
         Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name[:_NAME_BYTES], encoding="ascii")
+
+
+def _yield_to_the_loop() -> None:
+    """Keep this thread, when it is woken, from preempting the event loop, whose interpreter lock it then waits for."""
+    with suppress(AttributeError, OSError):  # not Linux, or a sandbox forbids it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def unavailable(error: Exception, directory: Path) -> JournalUnavailableError:

@@ -270,6 +270,23 @@ async def test_a_committed_exchange_with_an_in_flight_entry_counts_once(tmp_path
         assert journal.depth(Sink.TRACES) == 1
 
 
+async def test_an_exchange_that_is_deleted_leaves_no_in_flight_entry(tmp_path: Path) -> None:
+    """A process that dies after that would otherwise record it again."""
+    exchange, running = new_exchange(), new_exchange()
+    async with opened(tmp_path) as journal:
+        journal.begin(exchange)
+        journal.begin(running)
+        await append_and_wait(journal, exchange)
+        for sink in Sink:
+            batch = await journal.next_batch(sink, 1)
+            assert batch is not None
+            await journal.acknowledge(sink, batch)
+        entries = (tmp_path / "under-way").read_bytes()
+    (tmp_path / "under-way").write_bytes(entries)
+    async with opened(tmp_path) as journal:
+        assert journal.unfinished() == [running]
+
+
 async def test_a_lost_exchange_leaves_no_in_flight_entry(tmp_path: Path) -> None:
     """Otherwise it would occupy its slot forever, and the next process would record the exchange as unfinished."""
     lost = new_exchange()
