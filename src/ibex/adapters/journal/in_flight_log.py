@@ -1,9 +1,9 @@
 """The in-flight log: a file of fixed-size slots with the exchanges that have not finished.
 
-An entry is written when a request reaches the provider. After the exchange has ended, the entry is cleared, or the next
-one takes its slot. Entries survive the death of the process, because the page cache belongs to the kernel; they need not
-survive a power loss. Writing to a cached page takes a few microseconds, so the event loop does it directly. A length and
-a CRC-32 precede each entry, so that an incomplete entry is detected and ignored.
+An entry is written when a request reaches the provider. After the exchange has ended, the entry is cleared, or another
+one takes its slot. Entries survive the death of the process, because the page cache belongs to the kernel; they need
+not survive a power loss. Writing to a cached page takes a few microseconds, so the event loop does it directly. A
+length and a CRC-32 precede each entry, so that an incomplete entry is detected and ignored.
 """
 
 from __future__ import annotations

@@ -160,6 +160,32 @@ async def test_a_file_that_is_not_a_journal_fails_to_open(tmp_path: Path) -> Non
             await SqliteJournal(tmp_path, SystemIds()).open()
 
 
+async def test_a_stalled_disk_does_not_hold_the_event_loop(tmp_path: Path) -> None:
+    """Exchanges can begin and be appended meanwhile. Each is reported once the disk goes on, and none is lost.
+
+    A lock on the file stalls every commit, as a slow disk does.
+    """
+    async with opened(tmp_path) as journal:
+        outcomes: list[JournalUnavailableError | None] = []
+        other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(10):
+            exchange = new_exchange()
+            journal.begin(exchange)
+            journal.append(exchange, outcomes.append)
+            await asyncio.sleep(0)
+        assert journal.depth(Sink.TRACES) == 0
+        stalled = list(outcomes)
+        other.execute("ROLLBACK")
+        other.close()
+        last = new_exchange()
+        await append_and_wait(journal, last)
+        assert (stalled, outcomes) == ([], [None] * 10)
+        batch = await journal.next_batch(Sink.TRACES, 100)
+        assert batch is not None
+        assert (len(batch.exchanges), batch.exchanges[-1]) == (11, last)
+
+
 async def test_closing_commits_queued_appends(tmp_path: Path) -> None:
     """An append that is queued when the journal is closed is not lost."""
     async with opened(tmp_path) as journal:
