@@ -98,9 +98,9 @@ class SqliteJournal:
         path = self._claimed.path / JOURNAL
         self._connection = BackgroundConnection(path)
         self._background = ThreadPoolExecutor(1, thread_name_prefix="ibex-journal-background")
-        self._writer = Writer(path, self._ids, full_sync=self._full_sync, on_group=self._on_group)
-        self._writer.start()
         try:
+            self._writer = Writer(path, self._ids, full_sync=self._full_sync, on_group=self._on_group)
+            self._writer.start()
             self._journal_id = await self._writer.call(lambda store: store.journal_id)
             self._left_open = await self._in_background(self._read_left_open, self._in_flight_log)
             await self._in_background(self._read_oldest_pending)
