@@ -92,9 +92,10 @@ async def test_a_report_that_raises_does_not_affect_others_of_its_group(tmp_path
     for done in (fail, outcomes.append):
         writer.append(an_append(done))
     writer.start()
-    await writer.call(lambda store: store.last_position)
-    writer.append(an_append(outcomes.append))
-    await writer.stop()
+    async with asyncio.timeout(10):
+        await writer.call(lambda store: store.last_position)
+        writer.append(an_append(outcomes.append))
+        await writer.stop()
     assert (bugs, outcomes) == ([bug], [None, None])
 
 
