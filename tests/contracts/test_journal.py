@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +13,7 @@ from harness.journal_entries import new_exchange
 from harness.memory.journal import InMemoryJournal
 from ibex.adapters.journal.sqlite import MAX_BYTES, SqliteJournal
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.record.journal import Batch, Journal, JournalUnavailableError, Sink
+from ibex.domain.record.journal import Batch, Journal, JournalUnavailableError, Sink, append_and_wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -65,14 +66,14 @@ async def journal(new_journal: Journals) -> Journal:
 async def _filled(journal: Journal, number: int) -> list[Exchange]:
     exchanges = [new_exchange() for _ in range(number)]
     for exchange in exchanges:
-        await journal.append(exchange)
+        await append_and_wait(journal, exchange)
     return exchanges
 
 
 async def _fill_up(journal: Journal) -> None:
     with suppress(JournalUnavailableError):
         while True:
-            await journal.append(new_exchange())
+            await append_and_wait(journal, new_exchange())
 
 
 async def _next(journal: Journal, sink: Sink, limit: int = 1_000) -> Batch:
@@ -163,9 +164,9 @@ async def test_a_full_journal_refuses_appends_until_it_has_space(new_journal: Jo
     assert kept >= 3
     await journal.acknowledge(Sink.TRACES, await _next(journal, Sink.TRACES))
     with pytest.raises(JournalUnavailableError):
-        await journal.append(new_exchange())
+        await append_and_wait(journal, new_exchange())
     await journal.acknowledge(Sink.CHECKPOINTS, await _next(journal, Sink.CHECKPOINTS))
-    await journal.append(new_exchange())
+    await append_and_wait(journal, new_exchange())
     assert journal.depth(Sink.TRACES) == 1
 
 
@@ -178,7 +179,7 @@ async def test_a_full_journal_drops_exchanges_that_only_traces_need(new_journal:
 
     while journal.depth(Sink.TRACES) >= len(exchanges):
         exchanges.append(new_exchange())
-        await journal.append(exchanges[-1])
+        await append_and_wait(journal, exchanges[-1])
 
     kept = list((await _next(journal, Sink.TRACES)).exchanges)
     assert kept == exchanges[-len(kept) :]
@@ -190,7 +191,7 @@ async def test_every_dropped_trace_is_counted(new_journal: Journals) -> None:
     journal = await new_journal(room_for=20)
     await _filled(journal, 20)
     await journal.acknowledge(Sink.CHECKPOINTS, await _next(journal, Sink.CHECKPOINTS))
-    await asyncio.gather(*(journal.append(new_exchange()) for _ in range(15)))
+    await asyncio.gather(*(append_and_wait(journal, new_exchange()) for _ in range(15)))
     assert journal.depth(Sink.TRACES) == 35 - journal.traces_dropped
     assert journal.traces_dropped > 0
 
@@ -207,7 +208,7 @@ async def test_a_batch_of_traces_is_dropped_as_a_whole(new_journal: Journals) ->
 
     for _ in range(8):
         exchanges.append(new_exchange())
-        await journal.append(exchanges[-1])
+        await append_and_wait(journal, exchanges[-1])
 
     assert list((await _next(journal, Sink.CHECKPOINTS)).exchanges) == exchanges[10:]
     kept = list((await _next(journal, Sink.TRACES)).exchanges)
@@ -236,7 +237,7 @@ async def test_appending_a_begun_exchange_stores_it_once(journal: Journal) -> No
     exchange = new_exchange()
     journal.begin(exchange)
     assert journal.depth(Sink.TRACES) == 0
-    await journal.append(exchange)
+    await append_and_wait(journal, exchange)
     assert (await _next(journal, Sink.TRACES)).exchanges == [exchange]
 
 
@@ -253,14 +254,14 @@ async def test_an_append_wakes_all_waiting_sinks(journal: Journal) -> None:
     """Each sink waits on its own."""
     waiting = [asyncio.create_task(journal.wait_for_more(sink, NEVER_S)) for sink in Sink]
     await asyncio.sleep(0)
-    await journal.append(new_exchange())
+    await append_and_wait(journal, new_exchange())
     async with asyncio.timeout(NEVER_S / 2):
         await asyncio.gather(*waiting)
 
 
 async def test_a_wait_returns_immediately_if_exchanges_are_pending(journal: Journal) -> None:
     """The exchange was appended before the wait began."""
-    await journal.append(new_exchange())
+    await append_and_wait(journal, new_exchange())
     async with asyncio.timeout(NEVER_S / 2):
         await journal.wait_for_more(Sink.TRACES, NEVER_S)
 
@@ -275,17 +276,48 @@ async def test_a_wait_ends_after_its_timeout(journal: Journal) -> None:
 async def test_concurrent_appends_are_each_stored_once(journal: Journal) -> None:
     """All of a thousand concurrent appends are stored."""
     exchanges = [new_exchange() for _ in range(1_000)]
-    await asyncio.gather(*(journal.append(exchange) for exchange in exchanges))
+    await asyncio.gather(*(append_and_wait(journal, exchange) for exchange in exchanges))
     kept = (await _next(journal, Sink.TRACES)).exchanges
     assert sorted(e.emitter_seq for e in kept) == [e.emitter_seq for e in exchanges]
 
 
+async def test_the_outcome_of_each_append_is_reported_once(new_journal: Journals) -> None:
+    """None for each exchange that is stored, and the error for each that a full journal refuses, in this thread."""
+    journal = await new_journal(room_for=20)
+    outcomes: list[JournalUnavailableError | None] = []
+    threads: set[int] = set()
+    all_reported = asyncio.Event()
+
+    def done(error: JournalUnavailableError | None) -> None:
+        outcomes.append(error)
+        threads.add(threading.get_ident())
+        if len(outcomes) == 50:
+            all_reported.set()
+
+    for _ in range(50):
+        journal.append(new_exchange(), done)
+    async with asyncio.timeout(NEVER_S):
+        await all_reported.wait()
+    await append_refused(journal)
+
+    assert len(outcomes) == 50
+    assert outcomes.count(None) == journal.depth(Sink.TRACES) >= 20
+    assert {type(error) for error in outcomes} == {type(None), JournalUnavailableError}
+    assert threads == {threading.get_ident()}
+
+
+async def append_refused(journal: Journal) -> None:
+    """Append to a full journal. Every report of an earlier append comes before this one."""
+    with pytest.raises(JournalUnavailableError):
+        await append_and_wait(journal, new_exchange())
+
+
 async def test_a_cancelled_append_does_not_block_later_appends(journal: Journal) -> None:
     """The exchange of the cancelled append may be stored or not."""
-    left = journal.append(new_exchange())
+    left = asyncio.create_task(append_and_wait(journal, new_exchange()))
     await asyncio.sleep(0)
     left.cancel()
     await asyncio.gather(left, return_exceptions=True)
     last = new_exchange()
-    await journal.append(last)
+    await append_and_wait(journal, last)
     assert (await _next(journal, Sink.TRACES)).exchanges[-1] == last

@@ -191,6 +191,26 @@ def test_a_row_that_clickhouse_refuses_becomes_a_dead_letter(stack: RecordStack)
     assert ("traces", str(poisoned[0].request_id)) in stack.dead_letters()
 
 
+def test_a_stalled_disk_of_the_journal_only_delays_the_responses_that_it_records(stack: RecordStack) -> None:
+    """Other requests are answered during the stall, and nothing is lost."""
+    lost = stack.metric(LOSSES)
+    with ThreadPoolExecutor(1) as thread:
+        with stack.stalled_journal():
+            asked = thread.submit(stack.ask, 4)
+            deadline = time.monotonic() + WAIT_S
+            while stack.metric("ibex_proxy_requests_under_way") < 4 and not asked.done():
+                assert time.monotonic() < deadline
+            refused = [stack.ask_as("no-token") for _ in range(50)]
+            answered_early = asked.done()
+        answers = asked.result()
+
+    assert not answered_early
+    assert {answer.status for answer in refused} == {401}
+    assert all(answer.complete for answer in answers)
+    assert stack.metric(LOSSES) == lost
+    stack.assert_recorded(answers)
+
+
 def test_losses_are_counted_while_the_disk_of_the_journal_is_full(stack: RecordStack, disk: SmallDisk) -> None:
     """Each sink counts its losses. Exchanges are recorded again once the disk has space."""
     stack.restart_proxy(IBEX_JOURNAL_DIR=str(disk.path / "journal"))

@@ -324,10 +324,11 @@ class ScriptedProvider:
 class ScriptedJournal:
     """A ``Journal`` that suspends and then keeps appended exchanges in a list, or fails."""
 
-    failure: Exception | None = None
+    failure: JournalUnavailableError | None = None
     kept: list[Exchange] = field(default_factory=list)
     begun: list[Exchange] = field(default_factory=list)
     left: list[Exchange] = field(default_factory=list)
+    appending: set[asyncio.Task[None]] = field(default_factory=set)
 
     def begin(self, exchange: Exchange) -> None:
         """Record that the exchange began."""
@@ -341,16 +342,18 @@ class ScriptedJournal:
         """Not called in this scene."""
         raise NotImplementedError
 
-    def append(self, exchange: Exchange) -> asyncio.Future[None]:
+    def append(self, exchange: Exchange, done: Callable[[JournalUnavailableError | None], None]) -> None:
         """Append an exchange."""
-        return asyncio.ensure_future(self._append(exchange))
+        task = asyncio.create_task(self._append(exchange, done))
+        self.appending.add(task)
+        task.add_done_callback(self.appending.discard)
 
-    async def _append(self, exchange: Exchange) -> None:
+    async def _append(self, exchange: Exchange, done: Callable[[JournalUnavailableError | None], None]) -> None:
         await pause()
         await pause()
-        if self.failure is not None:
-            raise self.failure
-        self.kept.append(exchange)
+        if self.failure is None:
+            self.kept.append(exchange)
+        done(self.failure)
 
     async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
         """Return nothing: nothing is delivered in this scene."""

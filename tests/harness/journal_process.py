@@ -9,7 +9,7 @@ import sys
 from harness.journal_entries import new_exchange
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.record.journal import JournalUnavailableError, Sink
+from ibex.domain.record.journal import JournalUnavailableError, Sink, append_and_wait
 
 DISK_BYTES = 300_000
 CONCURRENCY = 20
@@ -23,7 +23,7 @@ async def append_until_killed(directory: str) -> None:
     async def append() -> None:
         while True:
             exchange = new_exchange()
-            await journal.append(exchange)
+            await append_and_wait(journal, exchange)
             print(exchange.id, flush=True)  # noqa: T201 - it reports on a pipe
 
     await asyncio.gather(*(append() for _ in range(CONCURRENCY)))
@@ -35,7 +35,7 @@ async def fill_the_disk(directory: str) -> None:
     await journal.open()
     kept = await _append_until_refused(journal)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    await journal.append(new_exchange())
+    await append_and_wait(journal, new_exchange())
     batch = await journal.next_batch(Sink.TRACES, 10_000)
     delivered = len(batch.exchanges) if batch else 0
     await journal.close()
@@ -49,7 +49,7 @@ async def begin_and_wait(directory: str) -> None:
     exchanges = [new_exchange() for _ in range(4)]
     for exchange in exchanges:
         journal.begin(exchange)
-    await journal.append(exchanges[0])
+    await append_and_wait(journal, exchanges[0])
     print(*(exchange.id for exchange in exchanges), flush=True)  # noqa: T201 - it reports on a pipe
     await asyncio.Event().wait()
 
@@ -58,7 +58,7 @@ async def _append_until_refused(journal: SqliteJournal) -> int:
     resource.setrlimit(resource.RLIMIT_FSIZE, (DISK_BYTES, resource.RLIM_INFINITY))
     for kept in range(10_000):
         try:
-            await journal.append(new_exchange())
+            await append_and_wait(journal, new_exchange())
         except JournalUnavailableError:
             return kept
     raise AssertionError("the disk never filled")

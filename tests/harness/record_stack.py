@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -23,6 +24,7 @@ from harness.relay import Relay
 from ibex.adapters.clickhouse.connection import disconnect
 from ibex.adapters.clickhouse.engine import ClickHouseEngine
 from ibex.adapters.clickhouse.migrate import migrate
+from ibex.adapters.journal.directories import JOURNAL
 from ibex.adapters.postgres.roles import APP_ROLE
 
 if TYPE_CHECKING:
@@ -212,6 +214,15 @@ class RecordStack:
         files = self.production.folder.rglob("dead-letters.jsonl")
         letters = [json.loads(line) for file in files for line in file.read_text().splitlines()]
         return [(letter["sink"], letter["exchange"]["request_id"]) for letter in letters]
+
+    @contextmanager
+    def stalled_journal(self) -> Iterator[None]:
+        """Stall every commit of the proxy's journal for the block, as a slow disk does. It must not last 5 s."""
+        with ExitStack() as locks:
+            for path in self.production.folder.rglob(JOURNAL):
+                journal = locks.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+                journal.execute("BEGIN IMMEDIATE")
+            yield
 
     def change(self) -> tuple[int, str]:
         """Attempt an administrative change; return the command's exit code and output. Propagates unexpected errors."""

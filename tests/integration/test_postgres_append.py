@@ -29,6 +29,7 @@ from ibex.adapters.postgres.tables import METADATA
 from ibex.domain.ids import session_id
 from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges
 from ibex.domain.record.exchange import Caller, SessionRef
+from ibex.domain.record.journal import append_and_wait
 from ibex.domain.record.sessions import Checkpoint, SinkRefusedError, SinkUnavailableError
 
 if TYPE_CHECKING:
@@ -222,14 +223,15 @@ async def test_a_refused_turn_of_one_organization_loses_none_of_another(
     journal, observer = InMemoryJournal(), RecordingObserver()
     owners = [*agents, poisoned] * 2
     for position, agent in enumerate(owners):
-        await journal.append(
+        await append_and_wait(
+            journal,
             an_exchange(
                 id=UUID(int=1_000 + position),
                 request_id=uuid4(),
                 caller=Caller(org_id=agent.org_id, token_id=uuid4(), user_id=None, agent_id=agent.id),
                 session=SessionRef(session_id(agent.org_id, agent.id, "a-session"), "a-session"),
                 directive=None,
-            )
+            ),
         )
     delivery = DeliverExchanges(journal, CheckpointDelivery(store), observer, ManualClock(), jitter=lambda: 0.0)
     await delivery.flush()

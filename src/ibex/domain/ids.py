@@ -6,12 +6,14 @@ import hashlib
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
-from uuid import UUID
+from uuid import UUID, SafeUUID
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 _UUID7_ENTROPY_BYTES = 10
+_UUID7_VERSION_AND_VARIANT = 0x7 << 76 | 0x2 << 62
+_UUID7_RANDOM_BITS = (1 << 80) - 1 & ~(0xF << 76 | 0x3 << 62)
 _SESSION_NAMESPACE = UUID("6f6d2f0e-2f62-5d0a-9a3c-1b0c9d5f7a11")
 
 
@@ -45,10 +47,12 @@ def uuid7(unix_ms: int, entropy: bytes) -> UUID:
         raise ValueError(f"A UUIDv7 needs {_UUID7_ENTROPY_BYTES} bytes of entropy, not {len(entropy)}.")
     if not 0 <= unix_ms < 1 << 48:
         raise ValueError(f"A UUIDv7 has 48 bits for the milliseconds, too few for {unix_ms}.")
-    value = unix_ms << 80 | int.from_bytes(entropy)
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return UUID(int=value)
+    value = unix_ms << 80 | int.from_bytes(entropy) & _UUID7_RANDOM_BITS | _UUID7_VERSION_AND_VARIANT
+    # ``UUID(int=value)`` checks all of its arguments: 3.6 instead of 1.5 µs for an id, and a request needs up to four.
+    made = object.__new__(UUID)
+    object.__setattr__(made, "int", value)
+    object.__setattr__(made, "is_safe", SafeUUID.unknown)
+    return made
 
 
 def session_id(org_id: UUID, agent_id: UUID, handle: str) -> UUID:

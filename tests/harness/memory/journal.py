@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from ibex.domain.record.journal import Batch, JournalUnavailableError, Sink
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from uuid import UUID
 
     from ibex.domain.record.exchange import Exchange
@@ -27,6 +27,7 @@ class InMemoryJournal:
         self._fixed: dict[Sink, Batch] = {}
         self._more = {sink: asyncio.Event() for sink in Sink}
         self.begun: dict[UUID, Exchange] = {}
+        self._appending: set[asyncio.Task[None]] = set()
         self.dead_lettered: list[tuple[Sink, Exchange, str]] = []
         self.traces_dropped = 0
 
@@ -38,19 +39,23 @@ class InMemoryJournal:
         """Return nothing: the in-flight exchanges of an in-memory journal end with its process."""
         return ()
 
-    def append(self, exchange: Exchange) -> asyncio.Future[None]:
-        """Append the exchange; the future raises ``JournalUnavailableError`` if the journal is full."""
-        return asyncio.ensure_future(self._append(exchange))
+    def append(self, exchange: Exchange, done: Callable[[JournalUnavailableError | None], None]) -> None:
+        """Append the exchange in the next iteration of the loop. ``done`` gets the error if the journal is full."""
+        task = asyncio.create_task(self._append(exchange, done))
+        self._appending.add(task)
+        task.add_done_callback(self._appending.discard)
 
-    async def _append(self, exchange: Exchange) -> None:
+    async def _append(self, exchange: Exchange, done: Callable[[JournalUnavailableError | None], None]) -> None:
         self.begun.pop(exchange.id, None)
         if len(self._exchanges) >= self._most:
             await self._drop_traces()
         if len(self._exchanges) >= self._most:
-            raise JournalUnavailableError(f"the journal holds its maximum of {self._most:,} exchanges")
+            done(JournalUnavailableError(f"the journal holds its maximum of {self._most:,} exchanges"))
+            return
         self._exchanges.append(exchange)
         for event in self._more.values():
             event.set()
+        done(None)
 
     async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
         """Return the sink's next batch, the same one until it is acknowledged; None if nothing waits."""

@@ -16,7 +16,7 @@ from ibex.adapters.journal.dead_letters import TAKEN, append_dead_letter, count_
 from ibex.adapters.journal.directories import claim_any
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.record.journal import Sink
+from ibex.domain.record.journal import Sink, append_and_wait
 from ibex.domain.record.sessions import SinkRefusedError, SinkUnavailableError
 from ibex.entrypoints.journals import Sinks, drain, replay
 
@@ -65,7 +65,7 @@ class Scene:
         journal = SqliteJournal(self.root, SystemIds(), claim=claim_any)
         await journal.open()
         for exchange in exchanges:
-            await journal.append(exchange)
+            await append_and_wait(journal, exchange)
         if begun is not None:
             journal.begin(begun)
         await journal.close()

@@ -1,9 +1,9 @@
 """The in-flight log: a file of fixed-size slots with the exchanges that have not finished.
 
-An entry is written when a request reaches the provider, and cleared when the exchange ends. Entries survive the death
-of the process, because the page cache belongs to the kernel; they need not survive a power loss. Writing to a cached
-page takes a few microseconds, so the event loop does it directly. A length and a CRC-32 precede each entry, so that an
-incomplete entry is detected and ignored.
+An entry is written when a request reaches the provider. After the exchange has ended, the entry is cleared, or another
+one takes its slot. Entries survive the death of the process, because the page cache belongs to the kernel; they need
+not survive a power loss. Writing to a cached page takes a few microseconds, so the event loop does it directly. A
+length and a CRC-32 precede each entry, so that an incomplete entry is detected and ignored.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class InFlightLog:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._slots: dict[int, int] = {}  # keyed by exchange id as an integer, which is cheaper to look up
         self._free: list[int] = []
+        self._stale: set[int] = set()
+        """The free slots that still contain an entry."""
         self._count = 0
 
     def read_entries(self) -> list[tuple[int, bytes]]:
@@ -51,11 +54,14 @@ class InFlightLog:
 
     def clear(self, slot: int) -> None:
         """Clear a slot, so that it can be reused."""
-        try:  # noqa: SIM105 - a context manager costs as much as the write
-            os.pwrite(self._file, _CLEARED, slot * SLOT_BYTES)
-        except OSError:
-            pass
+        self._clear(slot)
         self._free.append(slot)
+
+    def clear_released(self) -> None:
+        """Clear the entries of all released exchanges that no other entry has replaced."""
+        for slot in self._stale:
+            self._clear(slot)
+        self._stale.clear()
 
     def write(self, exchange_id: UUID, body: bytes) -> bool:
         """Write an entry. Return False if it is too large, if no slot is free, or if the disk fails."""
@@ -72,6 +78,7 @@ class InFlightLog:
         except OSError:
             self._free.append(slot)
             return False
+        self._stale.discard(slot)
         self._slots[exchange_id.int] = slot
         return True
 
@@ -81,9 +88,24 @@ class InFlightLog:
         if slot is not None:
             self.clear(slot)
 
+    def release(self, exchange_id: UUID) -> None:
+        """Release the slot of an exchange that is committed. Its entry stays until the next one replaces it.
+
+        That saves a system call for each request. An entry whose exchange is in the journal is not unfinished, so
+        ``clear_released`` must only be called before such an exchange is deleted from the journal.
+        """
+        slot = self._slots.pop(exchange_id.int, None)
+        if slot is not None:
+            self._stale.add(slot)
+            self._free.append(slot)
+
     def close(self) -> None:
         """Close the file. Its entries remain."""
         os.close(self._file)
+
+    def _clear(self, slot: int) -> None:
+        with suppress(OSError):
+            os.pwrite(self._file, _CLEARED, slot * SLOT_BYTES)
 
     def _read(self, slot: int) -> bytes | None:
         data = os.pread(self._file, SLOT_BYTES, slot * SLOT_BYTES)

@@ -1,8 +1,8 @@
 """The ``Journal`` on SQLite: one thread commits in groups, another reads and checkpoints. The event loop never blocks.
 
 The event loop queues appends. The writer takes at most ``ROWS_PER_INSERT`` of them at a time, inserts them with one
-statement in its own transaction, and completes their futures with one call into the loop. Concurrent requests thereby
-share a commit, and a single request does not wait for others.
+statement in its own transaction, and reports all of them with one call into the loop. Concurrent requests thereby share
+a commit, and a single request does not wait for others.
 
 In SQLite's write-ahead mode a commit survives the death of the process, even by SIGKILL. With ``sync="full"`` it is
 also flushed to the disk and survives a power loss.
@@ -28,7 +28,7 @@ from ibex.adapters.journal.oldest_pending import OldestPending
 from ibex.adapters.journal.recent import RecentExchanges
 from ibex.adapters.journal.sink_progress import STUCK_AFTER_S, SinkProgress
 from ibex.adapters.journal.store import CHECKPOINT_BYTES, BackgroundConnection, Span, Store
-from ibex.adapters.journal.writer import ROW_BYTES, Group, Snapshot, Writer, unavailable
+from ibex.adapters.journal.writer import ROW_BYTES, Append, Group, Snapshot, Writer, unavailable
 from ibex.domain.record.journal import Batch, JournalUnavailableError, Sink
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class SqliteJournal:
         self._snapshot = Snapshot(0, 0, dict.fromkeys(Sink, 0))
         self._has_pending = {sink: asyncio.Event() for sink in Sink}
         self._left_open: list[Exchange] = []
+        self._making_room: set[asyncio.Task[None]] = set()
         self._claimed: Claim | None = None
         self._writer: Writer | None = None
         self._in_flight_log: InFlightLog | None = None
@@ -101,9 +102,9 @@ class SqliteJournal:
         path = self._claimed.path / JOURNAL
         self._connection = BackgroundConnection(path)
         self._background = ThreadPoolExecutor(1, thread_name_prefix="ibex-journal-background")
-        self._writer = Writer(path, self._ids, full_sync=self._full_sync, on_group=self._on_group)
-        self._writer.start()
         try:
+            self._writer = Writer(path, self._ids, full_sync=self._full_sync, on_group=self._on_group)
+            self._writer.start()
             self._journal_id = await self._writer.call(lambda store: store.journal_id)
             self._left_open = await self._in_background(self._read_left_open, self._in_flight_log)
             await self._in_background(self._read_oldest_pending)
@@ -118,11 +119,14 @@ class SqliteJournal:
         """Commit everything that is queued, and release the directory. Idempotent, also without ``open``."""
         writer, self._writer = self._writer, None
         if writer is not None:
+            if self._making_room:
+                await asyncio.wait(self._making_room)
             await writer.stop()
             self._background.submit(self._connection.close)
             await asyncio.to_thread(self._background.shutdown)
         in_flight_log, self._in_flight_log = self._in_flight_log, None
         if in_flight_log is not None:
+            in_flight_log.clear_released()
             in_flight_log.close()
         claimed, self._claimed = self._claimed, None
         if claimed is not None:
@@ -150,32 +154,38 @@ class SqliteJournal:
         """Return the exchanges that a former process of this directory began and did not finish."""
         return list(self._left_open)
 
-    def append(self, exchange: Exchange) -> asyncio.Future[None]:
+    def append(self, exchange: Exchange, done: Callable[[JournalUnavailableError | None], None]) -> None:
         """Queue an exchange for the next commit; see ``Journal``."""
         writer = self._writer
         if writer is None:
-            return _failed("the journal is not open")
+            done(JournalUnavailableError("the journal is not open"))
+            return
         body = _encode_or_none(exchange)
         if body is None:
             self._remove_lost(exchange)
-            return _failed("the journal cannot encode this exchange")
-        if self._bytes() + len(body) + ROW_BYTES > self.max_bytes:
-            return asyncio.ensure_future(self._make_room_and_append(writer, exchange, body))
-        return self._queue(writer, exchange, body)
+            done(JournalUnavailableError("the journal cannot encode this exchange"))
+            return
+        append = Append(exchange, body, done)
+        if self._bytes() + append.size > self.max_bytes:
+            task = asyncio.create_task(self._make_room_and_append(writer, append))
+            self._making_room.add(task)
+            task.add_done_callback(self._making_room.discard)
+            return
+        self._queue(writer, append)
 
-    async def _make_room_and_append(self, writer: Writer, exchange: Exchange, body: bytes) -> None:
-        size = len(body) + ROW_BYTES
+    async def _make_room_and_append(self, writer: Writer, append: Append) -> None:
         try:
-            if self._bytes() + size > self.max_bytes:
-                await self._make_room(writer, size)
-        except JournalUnavailableError:
-            self._remove_lost(exchange)
-            raise
-        await self._queue(writer, exchange, body)
+            if self._bytes() + append.size > self.max_bytes:
+                await self._make_room(writer, append.size)
+        except JournalUnavailableError as error:
+            self._remove_lost(append.exchange)
+            append.done(error)
+        else:
+            self._queue(writer, append)
 
-    def _queue(self, writer: Writer, exchange: Exchange, body: bytes) -> asyncio.Future[None]:
-        self._queued_bytes += len(body) + ROW_BYTES
-        return writer.append(exchange, body).done
+    def _queue(self, writer: Writer, append: Append) -> None:
+        self._queued_bytes += append.size
+        writer.append(append)
 
     async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
         """Return the sink's next batch, None if there is nothing to deliver. Its members are fixed on disk.
@@ -196,7 +206,10 @@ class SqliteJournal:
 
     async def acknowledge(self, sink: Sink, batch: Batch) -> None:
         """Record that the sink has the batch. Raises ``JournalUnavailableError``; the batch is then delivered again."""
-        await self._require_writer().call(lambda store: store.acknowledge(sink, batch.last_position))
+        writer = self._require_writer()
+        if self._in_flight_log is not None:
+            self._in_flight_log.clear_released()  # the exchanges of their entries may now be deleted
+        await writer.call(lambda store: store.acknowledge(sink, batch.last_position))
 
     async def dead_letter(self, sink: Sink, exchange: Exchange, reason: str) -> None:
         """Append an exchange to the dead-letter file; see ``dead_letters``."""
@@ -272,7 +285,7 @@ class SqliteJournal:
             self._oldest_pending.add(group.appended.first, group.appends[0].exchange.completed_at)
             if self._in_flight_log is not None:
                 for append in group.appends:
-                    self._in_flight_log.remove(append.exchange.id)
+                    self._in_flight_log.release(append.exchange.id)
         else:
             for append in group.appends:
                 self._remove_lost(append.exchange)
@@ -334,12 +347,6 @@ class SqliteJournal:
                 in_flight_log.adopt(exchange.id, slot)
                 left.append(exchange)
         return left
-
-
-def _failed(message: str) -> asyncio.Future[None]:
-    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    failed.set_exception(JournalUnavailableError(message))
-    return failed
 
 
 def _encode_or_none(exchange: Exchange) -> bytes | None:

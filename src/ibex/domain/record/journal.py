@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ibex.domain.record.exchange import Exchange
 
@@ -62,11 +62,12 @@ class Journal(Protocol):
     def unfinished(self) -> Sequence[Exchange]:
         """Return the exchanges that were begun before the journal was opened and not appended, each of them once."""
 
-    def append(self, exchange: Exchange) -> asyncio.Future[None]:
-        """Begin to store an exchange. The future is done once the exchange survives a crash of the process.
+    def append(self, exchange: Exchange, done: Callable[[JournalUnavailableError | None], None]) -> None:
+        """Begin to store an exchange. Calls ``done`` once the exchange survives a crash of the process.
 
-        Never blocks and never raises. The future may be done already. It fails with ``JournalUnavailableError``, also
-        if the journal is not open. Cancelling it only ends the wait: the exchange may still be stored.
+        Never blocks and never raises. ``done`` gets None, or the error if the exchange cannot be stored, also if the
+        journal is not open. It is called exactly once, in the event loop, possibly before ``append`` returns. It must
+        not raise. ``append_and_wait`` is the same for a task.
         """
 
     async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
@@ -90,3 +91,22 @@ class Journal(Protocol):
 
     def depth(self, sink: Sink) -> int:
         """Return the number of exchanges that the sink has not acknowledged. Never blocks."""
+
+
+async def append_and_wait(journal: Journal, exchange: Exchange) -> None:
+    """Append an exchange, and return once it survives a crash of the process. Raises ``JournalUnavailableError``.
+
+    A cancellation only ends the wait: the exchange may still be stored.
+    """
+    over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(error: JournalUnavailableError | None) -> None:
+        if over.done():  # the waiting task was cancelled
+            return
+        if error is None:
+            over.set_result(None)
+        else:
+            over.set_exception(error)
+
+    journal.append(exchange, done)
+    await over

@@ -15,7 +15,6 @@ from ibex.domain.errors import InternalError
 from ibex.domain.record.aggregated_refusals import FLUSH_INTERVAL_S, AggregatedRefusals
 from ibex.domain.record.exchange import Exchange
 from ibex.domain.record.in_flight import InFlightExchange, Recording
-from ibex.domain.record.journal import JournalUnavailableError
 from ibex.domain.record.summary import ResponseSummary
 from ibex.domain.value_object import field_copier
 
@@ -77,7 +76,9 @@ class Recorder:
         self._remember = remember
         self._emitter_id = ids.uuid7()
         self._last_seq = 0
-        self._running: set[asyncio.Future[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
+        self._appending = 0
+        self._awaiting_appends: list[asyncio.Future[None]] = []
         self._excess = AggregatedRefusals()
         self._next_flush: asyncio.TimerHandle | None = None
 
@@ -128,12 +129,21 @@ class Recorder:
     async def drain(self) -> None:
         """Return once every recording and every started task has ended. Records the aggregated refusals first."""
         self._flush_aggregates()
-        while self._running:
-            await asyncio.wait(self._running)
+        while self._running or self._appending:
+            if self._running:
+                await asyncio.wait(self._running)
+            else:
+                await self._appends_end()
             self._flush_aggregates()
 
+    async def _appends_end(self) -> None:
+        """Return once no exchange is being appended, for a moment at least."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaiting_appends.append(ended)
+        await ended
+
     def _record(self, exchange: Exchange, recording: Recording | None) -> None:
-        """Begin to record. Uses a callback, because a task would cost time in every request."""
+        """Begin to record. Uses a callback, because a task or a future would cost time in every request."""
         if exchange.caller is None:
             self._notify(exchange, recording, journaled=False)
             return
@@ -141,14 +151,12 @@ class Recorder:
             self._aggregate(exchange)
             self._notify(exchange, recording, journaled=True)
             return
+        self._appending += 1
         try:
-            appending = self._journal.append(exchange)
+            self._journal.append(exchange, partial(self._appended, exchange, recording))
         except Exception as error:  # noqa: BLE001 - its port declares none
             report_bug("the journal", error)
-            self._notify(exchange, recording, journaled=False)
-            return
-        self._running.add(appending)
-        appending.add_done_callback(partial(self._appended, exchange, recording))
+            self._appended(exchange, recording, error)
 
     def _aggregate(self, exchange: Exchange) -> None:
         self._excess.add(exchange)
@@ -164,13 +172,16 @@ class Recorder:
         for aggregate in self._excess.take():
             self._record(replace(aggregate, emitter_seq=self._next_seq()), None)
 
-    def _appended(self, exchange: Exchange, recording: Recording | None, appending: asyncio.Future[None]) -> None:
-        self._running.discard(appending)
-        error = None if appending.cancelled() else appending.exception()
-        if isinstance(error, Exception) and not isinstance(error, JournalUnavailableError):
-            report_bug("the journal", error)  # its port declares no other
-        journaled = error is None and not appending.cancelled()  # observers count lost exchanges
-        self._notify(exchange, recording, journaled=journaled)
+    def _appended(self, exchange: Exchange, recording: Recording | None, error: Exception | None) -> None:
+        try:
+            self._notify(exchange, recording, journaled=error is None)  # observers count lost exchanges
+        finally:
+            self._appending -= 1
+            if not self._appending and self._awaiting_appends:
+                waiting, self._awaiting_appends = self._awaiting_appends, []
+                for ended in waiting:
+                    if not ended.done():
+                        ended.set_result(None)
 
     def _notify(self, exchange: Exchange, recording: Recording | None, *, journaled: bool) -> None:
         """Notify the observers, then complete the recording, which an aggregate does not have."""
@@ -222,4 +233,4 @@ async def record_unfinished(journal: Journal, ids: IdSource) -> None:
     """
     emitter_id = ids.uuid7()
     for number, begun in enumerate(journal.unfinished(), 1):
-        await journal.append(replace(begun, emitter_id=emitter_id, emitter_seq=number))
+        await append_and_wait(journal, replace(begun, emitter_id=emitter_id, emitter_seq=number))

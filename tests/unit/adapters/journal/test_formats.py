@@ -19,7 +19,7 @@ from ibex.adapters.journal.in_flight_log import InFlightLog
 from ibex.adapters.journal.orphaned_journals import OrphanedSqliteJournals
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.record.journal import JournalUnavailableError, Sink
+from ibex.domain.record.journal import JournalUnavailableError, Sink, append_and_wait
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ async def a_journal(root: Path) -> Path:
     """Return the directory of a closed journal with one exchange."""
     journal = SqliteJournal(root, SystemIds(), claim=claim_any)
     await journal.open()
-    await journal.append(new_exchange())
+    await append_and_wait(journal, new_exchange())
     await journal.close()
     return root / "0"
 
@@ -82,7 +82,7 @@ async def test_a_journal_of_a_newer_version_is_left_as_it_is_and_the_others_go_o
 
     with logged() as lines:
         await other.open()
-        await other.append(new_exchange())
+        await append_and_wait(other, new_exchange())
         await other.close()
         orphaned = OrphanedSqliteJournals(tmp_path, SystemIds())
         taken = await orphaned.take()

@@ -35,6 +35,27 @@ def test_entries_are_read_until_they_are_removed(tmp_path: Path) -> None:
     file.close()
 
 
+def test_a_released_entry_is_replaced_or_cleared(tmp_path: Path) -> None:
+    """It stays until the next entry, or ``clear_released``, which does not affect an entry in its place."""
+    path = tmp_path / "under-way"
+    file = InFlightLog(path)
+    ids = [uuid4() for _ in range(3)]
+    file.write(ids[0], b"first")
+    file.release(ids[0])
+    assert entries_in(path) == [b"first"]
+    file.write(ids[1], b"second")
+    file.clear_released()
+    assert entries_in(path) == [b"second"]
+    file.release(ids[1])
+    file.release(ids[1])
+    file.clear_released()
+    assert entries_in(path) == []
+    for number, exchange_id in enumerate(ids):
+        file.write(exchange_id, b"%d" % number)
+    assert entries_in(path) == [b"0", b"1", b"2"]
+    file.close()
+
+
 def test_slots_are_reused(tmp_path: Path) -> None:
     """The file grows only with the maximum number of concurrent exchanges."""
     path = tmp_path / "under-way"

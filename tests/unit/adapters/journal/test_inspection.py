@@ -15,7 +15,7 @@ from ibex.adapters.journal.directories import JOURNAL, claim_any
 from ibex.adapters.journal.inspection import JournalState, journal_reports
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.record.journal import Sink
+from ibex.domain.record.journal import Sink, append_and_wait
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ async def test_each_journal_is_reported_with_its_owner_and_what_is_left(tmp_path
     for journal in (running, orphan):
         await journal.open()
         for exchange in exchanges:
-            await journal.append(exchange)
+            await append_and_wait(journal, exchange)
     batch = await orphan.next_batch(Sink.TRACES, 2)
     assert batch is not None
     await orphan.acknowledge(Sink.TRACES, batch)

@@ -9,7 +9,7 @@ from ibex.adapters.journal.directories import JOURNAL, claim_any
 from ibex.adapters.journal.orphaned_journals import OrphanedSqliteJournals
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.record.journal import Sink
+from ibex.domain.record.journal import Sink, append_and_wait
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ async def a_journal(root: Path, *exchanges: Exchange, begun: Exchange | None = N
     journal = SqliteJournal(root, SystemIds(), claim=claim_any)
     await journal.open()
     for exchange in exchanges:
-        await journal.append(exchange)
+        await append_and_wait(journal, exchange)
     if begun is not None:
         journal.begin(begun)
     return journal

@@ -23,7 +23,7 @@ from ibex.adapters.journal.sink_progress import STUCK_AFTER_S
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.journal.store import CHECKPOINT_BYTES
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.record.journal import JournalUnavailableError, Sink
+from ibex.domain.record.journal import JournalUnavailableError, Sink, append_and_wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -80,10 +80,10 @@ async def test_an_unacknowledged_batch_is_returned_again_after_a_restart(tmp_pat
     """The journal stores a batch's exchanges and token on disk before it returns the batch."""
     async with opened(tmp_path) as journal:
         for _ in range(3):
-            await journal.append(new_exchange())
+            await append_and_wait(journal, new_exchange())
         before = await journal.next_batch(Sink.TRACES, 2)
     async with opened(tmp_path) as journal:
-        await journal.append(new_exchange())
+        await append_and_wait(journal, new_exchange())
         assert await journal.next_batch(Sink.TRACES, 100) == before
         assert journal.depth(Sink.TRACES) == 4
 
@@ -93,7 +93,7 @@ async def test_positions_survive_a_restart(tmp_path: Path) -> None:
     exchanges = [new_exchange() for _ in range(3)]
     async with opened(tmp_path) as journal:
         for exchange in exchanges:
-            await journal.append(exchange)
+            await append_and_wait(journal, exchange)
         batch = await journal.next_batch(Sink.TRACES, 2)
         assert batch is not None
         await journal.acknowledge(Sink.TRACES, batch)
@@ -111,7 +111,7 @@ async def test_two_journals_have_different_batch_tokens(tmp_path: Path) -> None:
     tokens = set()
     for name in ("a", "b"):
         async with opened(tmp_path / name) as journal:
-            await journal.append(new_exchange())
+            await append_and_wait(journal, new_exchange())
             batch = await journal.next_batch(Sink.TRACES, 1)
             assert batch is not None
             tokens.add(batch.token)
@@ -125,7 +125,7 @@ async def test_only_the_owner_has_access(tmp_path: Path) -> None:
     umask = os.umask(0)
     try:
         async with opened(directory) as journal:
-            await journal.append(new_exchange())
+            await append_and_wait(journal, new_exchange())
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
     finally:
         os.umask(umask)
@@ -139,7 +139,7 @@ async def test_a_second_process_cannot_open_the_journal(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         with pytest.raises(JournalInUseError, match=str(os.getpid())):
             await SqliteJournal(tmp_path, SystemIds()).open()
-        await journal.append(new_exchange())
+        await append_and_wait(journal, new_exchange())
     async with opened(tmp_path) as journal:
         assert journal.depth(Sink.TRACES) == 1
 
@@ -161,10 +161,36 @@ async def test_a_file_that_is_not_a_journal_fails_to_open(tmp_path: Path) -> Non
             await SqliteJournal(tmp_path, SystemIds()).open()
 
 
+async def test_a_stalled_disk_does_not_hold_the_event_loop(tmp_path: Path) -> None:
+    """Exchanges can begin and be appended meanwhile. Each is reported once the disk goes on, and none is lost.
+
+    A lock on the file stalls every commit, as a slow disk does.
+    """
+    async with opened(tmp_path) as journal:
+        outcomes: list[JournalUnavailableError | None] = []
+        other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(10):
+            exchange = new_exchange()
+            journal.begin(exchange)
+            journal.append(exchange, outcomes.append)
+            await asyncio.sleep(0)
+        assert journal.depth(Sink.TRACES) == 0
+        stalled = list(outcomes)
+        other.execute("ROLLBACK")
+        other.close()
+        last = new_exchange()
+        await append_and_wait(journal, last)
+        assert (stalled, outcomes) == ([], [None] * 10)
+        batch = await journal.next_batch(Sink.TRACES, 100)
+        assert batch is not None
+        assert (len(batch.exchanges), batch.exchanges[-1]) == (11, last)
+
+
 async def test_closing_commits_queued_appends(tmp_path: Path) -> None:
     """An append that is queued when the journal is closed is not lost."""
     async with opened(tmp_path) as journal:
-        appending = [journal.append(new_exchange()) for _ in range(50)]
+        appending = [asyncio.create_task(append_and_wait(journal, new_exchange())) for _ in range(50)]
         await asyncio.sleep(0)
     await asyncio.gather(*appending)
     async with opened(tmp_path) as journal:
@@ -177,7 +203,7 @@ async def test_a_journal_that_is_not_open_raises(tmp_path: Path) -> None:
     await journal.close()
     for _ in range(2):
         with pytest.raises(JournalUnavailableError, match="not open"):
-            await journal.append(new_exchange())
+            await append_and_wait(journal, new_exchange())
         with pytest.raises(JournalUnavailableError, match="not open"):
             await journal.next_batch(Sink.TRACES, 1)
         await journal.open()
@@ -190,7 +216,7 @@ async def test_a_backlog_is_read_from_disk(tmp_path: Path) -> None:
     exchange = new_exchange()
     number = MAX_EXCHANGES + 500
     async with opened(tmp_path) as journal:
-        await asyncio.gather(*(journal.append(exchange) for _ in range(number)))
+        await asyncio.gather(*(append_and_wait(journal, exchange) for _ in range(number)))
         taken = 0
         while (batch := await journal.next_batch(Sink.TRACES, 1_000)) is not None:
             assert set(batch.exchanges) == {exchange}
@@ -208,7 +234,7 @@ async def test_pending_since_is_the_time_of_the_oldest_unacknowledged_exchange(t
     async with opened(tmp_path) as journal:
         assert journal.pending_since(Sink.TRACES) is None
         for exchange in exchanges:
-            await journal.append(exchange)
+            await append_and_wait(journal, exchange)
         batch = await journal.next_batch(Sink.TRACES, 2)
         assert batch is not None
         await journal.acknowledge(Sink.TRACES, batch)
@@ -226,7 +252,7 @@ async def test_a_damaged_exchange_becomes_a_dead_letter(tmp_path: Path) -> None:
     """It is kept byte for byte, and the others of its batch are delivered."""
     async with opened(tmp_path) as journal:
         for _ in range(3):
-            await journal.append(new_exchange())
+            await append_and_wait(journal, new_exchange())
     damage = sqlite3.connect(tmp_path / "journal.sqlite")
     damage.execute("UPDATE exchanges SET body = x'c1' WHERE position = 2")
     damage.commit()
@@ -252,7 +278,7 @@ async def test_unfinished_exchanges_survive_sigkill(tmp_path: Path) -> None:
         assert [str(exchange.id) for exchange in found] == left
         assert ended not in left
         for exchange in found:
-            await journal.append(exchange)
+            await append_and_wait(journal, exchange)
     async with opened(tmp_path) as journal:
         assert journal.unfinished() == []
         assert journal.depth(Sink.TRACES) == 1 + len(left)
@@ -264,11 +290,28 @@ async def test_a_committed_exchange_with_an_in_flight_entry_counts_once(tmp_path
     async with opened(tmp_path) as journal:
         journal.begin(exchange)
         notes = (tmp_path / "under-way").read_bytes()
-        await journal.append(exchange)
+        await append_and_wait(journal, exchange)
     (tmp_path / "under-way").write_bytes(notes)
     async with opened(tmp_path) as journal:
         assert journal.unfinished() == []
         assert journal.depth(Sink.TRACES) == 1
+
+
+async def test_an_exchange_that_is_deleted_leaves_no_in_flight_entry(tmp_path: Path) -> None:
+    """A process that dies after that would otherwise record it again."""
+    exchange, running = new_exchange(), new_exchange()
+    async with opened(tmp_path) as journal:
+        journal.begin(exchange)
+        journal.begin(running)
+        await append_and_wait(journal, exchange)
+        for sink in Sink:
+            batch = await journal.next_batch(sink, 1)
+            assert batch is not None
+            await journal.acknowledge(sink, batch)
+        entries = (tmp_path / "under-way").read_bytes()
+    (tmp_path / "under-way").write_bytes(entries)
+    async with opened(tmp_path) as journal:
+        assert journal.unfinished() == [running]
 
 
 async def test_a_lost_exchange_leaves_no_in_flight_entry(tmp_path: Path) -> None:
@@ -277,7 +320,7 @@ async def test_a_lost_exchange_leaves_no_in_flight_entry(tmp_path: Path) -> None
     async with opened(tmp_path, max_bytes=100) as journal:
         journal.begin(lost)
         with pytest.raises(JournalUnavailableError):
-            await journal.append(lost)
+            await append_and_wait(journal, lost)
     async with opened(tmp_path) as journal:
         assert journal.unfinished() == []
 
@@ -289,7 +332,7 @@ async def test_an_unfinished_exchange_that_cannot_be_appended_is_found_again(tmp
         journal.begin(left)
     async with opened(tmp_path, max_bytes=100) as journal:
         with pytest.raises(JournalUnavailableError):
-            await journal.append(journal.unfinished()[0])
+            await append_and_wait(journal, journal.unfinished()[0])
     async with opened(tmp_path) as journal:
         assert [exchange.id for exchange in journal.unfinished()] == [left.id]
 
@@ -298,7 +341,7 @@ async def test_an_in_flight_entry_that_cannot_be_written_is_ignored(tmp_path: Pa
     """An entry only matters if the process dies."""
     async with opened(tmp_path) as journal:
         journal.begin(new_exchange(model="m" * 3_000))
-        await journal.append(new_exchange())
+        await append_and_wait(journal, new_exchange())
     async with opened(tmp_path) as journal:
         assert journal.unfinished() == []
 
@@ -309,7 +352,7 @@ async def test_ping_fails_if_the_journal_is_almost_full_or_closed(tmp_path: Path
         await journal.ping()
         with suppress(JournalUnavailableError):
             while True:
-                await journal.append(new_exchange())
+                await append_and_wait(journal, new_exchange())
         with pytest.raises(JournalUnavailableError, match="almost full"):
             await journal.ping()
     with pytest.raises(JournalUnavailableError):
@@ -320,14 +363,14 @@ async def test_a_batch_that_is_being_delivered_is_dropped_as_a_whole(tmp_path: P
     """A part of it under another token could be stored twice."""
     async with opened(tmp_path, max_bytes=200_000) as journal:
         for _ in range(50):
-            await journal.append(new_exchange())
+            await append_and_wait(journal, new_exchange())
         first = await journal.next_batch(Sink.TRACES, 40)
         checkpoints = await journal.next_batch(Sink.CHECKPOINTS, 1_000)
         assert first is not None
         assert checkpoints is not None
         await journal.acknowledge(Sink.CHECKPOINTS, checkpoints)
         while not journal.traces_dropped:
-            await journal.append(new_exchange())
+            await append_and_wait(journal, new_exchange())
         assert journal.traces_dropped >= 40
         await journal.acknowledge(Sink.TRACES, first)
         second = await journal.next_batch(Sink.TRACES, 1_000)
@@ -339,9 +382,9 @@ async def test_an_exchange_that_cannot_be_encoded_is_rejected(tmp_path: Path) ->
     """The error does not quote the invalid text, and the journal accepts later exchanges."""
     async with opened(tmp_path) as journal:
         with pytest.raises(JournalUnavailableError) as caught:
-            await journal.append(new_exchange(model="canary\ud800"))
+            await append_and_wait(journal, new_exchange(model="canary\ud800"))
         assert "canary" not in str(caught.value)
-        await journal.append(new_exchange())
+        await append_and_wait(journal, new_exchange())
         assert journal.depth(Sink.TRACES) == 1
 
 
@@ -349,7 +392,7 @@ async def test_errors_contain_no_part_of_an_exchange(tmp_path: Path) -> None:
     """The error of a full journal contains only its maximum size."""
     async with opened(tmp_path, max_bytes=100) as journal:
         with pytest.raises(JournalUnavailableError) as caught:
-            await journal.append(new_exchange(model="canary"))
+            await append_and_wait(journal, new_exchange(model="canary"))
     assert "canary" not in str(caught.value)
 
 
@@ -363,9 +406,9 @@ async def test_readiness_reports_a_stuck_sink(tmp_path: Path) -> None:
     """Exchanges wait, and the sink acknowledges none of them, although the database may answer pings."""
     now_s = 0.0
     async with opened(tmp_path, now_s=lambda: now_s) as journal:
-        await journal.append(new_exchange())
+        await append_and_wait(journal, new_exchange())
         now_s = STUCK_AFTER_S - 1
-        await journal.append(new_exchange())
+        await append_and_wait(journal, new_exchange())
         await journal.ping()
         now_s = STUCK_AFTER_S + 1
         with pytest.raises(JournalUnavailableError, match="no checkpoints have been delivered for 30 s"):

@@ -14,11 +14,13 @@ import pytest
 from harness.journal_entries import new_exchange
 from ibex.adapters.journal.encoding import encode
 from ibex.adapters.journal.store import ROWS_PER_INSERT, Span
-from ibex.adapters.journal.writer import Group, Writer, unavailable
+from ibex.adapters.journal.writer import Append, Group, Writer, unavailable
 from ibex.adapters.system.ids import SystemIds
 from ibex.domain.record.journal import JournalFullError, JournalUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ibex.adapters.journal.store import Store
 
 
@@ -27,14 +29,22 @@ def a_writer(path: Path, groups: list[Group]) -> Writer:
     return Writer(path, SystemIds(), full_sync=False, on_group=groups.append)
 
 
+def an_append(done: Callable[[JournalUnavailableError | None], None]) -> Append:
+    """Return an append of a new exchange."""
+    exchange = new_exchange()
+    return Append(exchange, encode(exchange), done)
+
+
 async def test_queued_appends_are_grouped(tmp_path: Path) -> None:
-    """A group has at most ``ROWS_PER_INSERT`` appends. Futures complete after ``on_group``."""
+    """A group has at most ``ROWS_PER_INSERT`` appends. Each is reported after ``on_group``."""
     groups: list[Group] = []
+    groups_before: list[int] = []
     writer = a_writer(tmp_path / "journal.sqlite", groups)
-    appends = [writer.append(exchange, encode(exchange)) for exchange in (new_exchange() for _ in range(300))]
+    for _ in range(300):
+        writer.append(an_append(lambda _: groups_before.append(sum(bool(group.appends) for group in groups))))
     writer.start()
-    await asyncio.gather(*(append.done for append in appends))
     await writer.stop()
+    assert groups_before == [1] * ROWS_PER_INSERT + [2] * (300 - ROWS_PER_INSERT)
     assert [group.appended for group in groups if group.appends] == [
         Span(1, ROWS_PER_INSERT),
         Span(ROWS_PER_INSERT + 1, 300),
@@ -62,10 +72,31 @@ async def test_stopping_processes_the_queue_first(tmp_path: Path) -> None:
     """No queued append is lost."""
     writer = a_writer(tmp_path / "journal.sqlite", [])
     writer.start()
-    exchange = new_exchange()
-    append = writer.append(exchange, encode(exchange))
+    outcomes: list[JournalUnavailableError | None] = []
+    writer.append(an_append(outcomes.append))
     await writer.stop()
-    assert append.done.done()
+    assert outcomes == [None]
+
+
+async def test_a_report_that_raises_does_not_affect_others_of_its_group(tmp_path: Path) -> None:
+    """The event loop's handler gets the exception, and later groups are reported too."""
+    writer = a_writer(tmp_path / "journal.sqlite", [])
+    outcomes: list[JournalUnavailableError | None] = []
+    bugs: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context["exception"]))
+    bug = RuntimeError("a bug")
+
+    def fail(_: JournalUnavailableError | None) -> None:
+        raise bug
+
+    for done in (fail, outcomes.append):
+        writer.append(an_append(done))
+    writer.start()
+    async with asyncio.timeout(10):
+        await writer.call(lambda store: store.last_position)
+        writer.append(an_append(outcomes.append))
+        await writer.stop()
+    assert (bugs, outcomes) == ([bug], [None, None])
 
 
 def test_an_error_contains_the_name_of_its_cause_but_no_message() -> None:

@@ -22,7 +22,7 @@ from ibex.domain.record.delivery import (
     DeliverExchanges,
     TraceDelivery,
 )
-from ibex.domain.record.journal import Batch, JournalUnavailableError, Sink
+from ibex.domain.record.journal import Batch, JournalUnavailableError, Sink, append_and_wait
 from ibex.domain.record.sessions import SinkRefusedError, SinkUnavailableError, checkpoint_of
 from ibex.domain.record.traces import trace_of
 
@@ -93,7 +93,7 @@ class Belt:
         """Append this number of exchanges to the journal."""
         exchanges = [an_exchange(id=UUID(int=1_000 + i), emitter_seq=i) for i in range(first, first + count)]
         for exchange in exchanges:
-            await self.journal.append(exchange)
+            await append_and_wait(self.journal, exchange)
         return exchanges
 
     async def run(self, sleeps: int) -> None:
@@ -151,7 +151,7 @@ async def test_each_sink_has_its_own_position() -> None:
 async def test_a_batch_without_rows_is_acknowledged_without_a_call(sink: Sink, *, caller_known: bool) -> None:
     """Refusals have no checkpoint, and exchanges without an organization have no trace."""
     belt = Belt()
-    await belt.journal.append(a_refusal() if caller_known else a_refusal(caller=None))
+    await append_and_wait(belt.journal, a_refusal() if caller_known else a_refusal(caller=None))
 
     assert await belt.delivery(sink).deliver_next() is True
     assert belt.sink.calls == 0
@@ -182,7 +182,7 @@ async def test_refusals_in_a_batch_are_not_sent_as_checkpoints() -> None:
     """Only exchanges with a row are sent; all are acknowledged."""
     belt = Belt()
     (first,) = await belt.fill(1)
-    await belt.journal.append(a_refusal())
+    await append_and_wait(belt.journal, a_refusal())
     (second,) = await belt.fill(1, first=2)
 
     await belt.delivery().deliver_next()

@@ -15,12 +15,12 @@ from harness.memory.observers import RecordingObserver
 from harness.memory.sessions import InMemorySessions
 from harness.memory.traces import InMemoryTraces
 from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges, TraceDelivery
-from ibex.domain.record.journal import Journal, JournalUnavailableError, Sink
+from ibex.domain.record.journal import Journal, JournalUnavailableError, Sink, append_and_wait
 from ibex.domain.record.orphaned_journals import SCAN_INTERVAL_S, RecoverJournals
 from ibex.domain.record.recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ibex.domain.record.exchange import Exchange
 
@@ -86,7 +86,7 @@ async def test_all_exchanges_of_all_orphaned_journals_are_delivered() -> None:
     """Both sinks receive them, and each journal is empty when it is released."""
     first, second = LeftJournal(), LeftJournal()
     for journal in (first, first, second):
-        await journal.append(an_exchange())
+        await append_and_wait(journal, an_exchange())
     scene = Scene(first, second)
     await scene.run()
     assert scene.left.given_back == [first, second]
@@ -112,10 +112,8 @@ async def test_a_failing_journal_is_released() -> None:
     """The use case looks for journals again after a delay."""
 
     class Failing(LeftJournal):
-        def append(self, exchange: Exchange) -> asyncio.Future[None]:
-            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            failed.set_exception(JournalUnavailableError(f"no room for {exchange.id}"))
-            return failed
+        def append(self, exchange: Exchange, done: Callable[[JournalUnavailableError | None], None]) -> None:
+            done(JournalUnavailableError(f"no room for {exchange.id}"))
 
     journal = Failing([an_exchange()])
     scene = Scene(journal, sleeps=2)

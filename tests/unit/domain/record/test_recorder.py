@@ -17,10 +17,13 @@ from ibex.domain.errors import ErrorCode, RateLimitedError
 from ibex.domain.provider_errors import ProviderUnavailableError
 from ibex.domain.record.exchange import Caller
 from ibex.domain.record.in_flight import InFlightExchange
+from ibex.domain.record.journal import JournalUnavailableError
 from ibex.domain.record.recorder import Recorder
 from ibex.domain.record.summary import ResponseSummary
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ibex.domain.errors import IbexError
     from ibex.domain.record.exchange import Exchange
 
@@ -211,51 +214,44 @@ async def test_an_unexpected_exception_of_the_journal_is_reported_and_fails_no_r
 
     Observers are notified that the exchange was not journaled.
     """
-    desk = Desk()
-    desk.journal.failure = RuntimeError("a bug")
+    desk, bug = Desk(), RuntimeError("a bug")
     reports: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
 
-    settling = asyncio.create_task(desk.recorder.record(desk.in_flight()))
-    await asyncio.sleep(0)
+    recorder = Recorder(Appending(bug), [desk.observer], SequentialIds(), status_of)
+    settling = asyncio.create_task(recorder.record(desk.in_flight()))
     if waiter_leaves:
+        await asyncio.sleep(0)
         settling.cancel()
     await asyncio.wait([settling])
-    await desk.recorder.drain()
+    await recorder.drain()
 
     assert settling.cancelled() or settling.result() is None
-    assert [report["exception"] for report in reports] == [desk.journal.failure]
+    assert [report["exception"] for report in reports] == [bug]
     assert [s.journaled for s in desk.observer.exchanges] == [False]
 
 
 class Appending(ScriptedJournal):
-    """A journal whose ``append`` raises, or returns a future in the given state."""
+    """A journal whose ``append`` raises, or reports an outcome before it returns."""
 
-    def __init__(self, outcome: str) -> None:
+    def __init__(self, outcome: Exception | None) -> None:
         super().__init__()
         self._outcome = outcome
 
-    def append(self, exchange: Exchange) -> asyncio.Future[None]:
-        """Return or raise as configured."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        match self._outcome:
-            case "raises":
-                raise RuntimeError("a bug")
-            case "done":
-                self.kept.append(exchange)
-                future.set_result(None)
-            case "failed":
-                future.set_exception(DISK_FULL)
-            case "cancelled":
-                future.cancel()
-        return future
+    def append(self, exchange: Exchange, done: Callable[[JournalUnavailableError | None], None]) -> None:
+        """Report or raise as configured."""
+        del exchange
+        if self._outcome is not None and not isinstance(self._outcome, JournalUnavailableError):
+            raise self._outcome
+        done(self._outcome)
 
 
 @pytest.mark.parametrize(
-    ("outcome", "journaled", "bugs"),
-    [("raises", False, 1), ("done", True, 0), ("failed", False, 0), ("cancelled", False, 0)],
+    ("outcome", "journaled", "bugs"), [(RuntimeError("a bug"), False, 1), (None, True, 0), (DISK_FULL, False, 0)]
 )
-async def test_every_outcome_reaches_observers_and_waiting_tasks(outcome: str, *, journaled: bool, bugs: int) -> None:
+async def test_every_outcome_reaches_observers_and_waiting_tasks(
+    outcome: Exception | None, *, journaled: bool, bugs: int
+) -> None:
     """Observers are notified once, all waiting tasks end, and nothing is left to drain."""
     desk, observer = Desk(), RecordingObserver()
     recorder = Recorder(Appending(outcome), [observer], SequentialIds(), status_of)

@@ -22,17 +22,16 @@ if TYPE_CHECKING:
 
     from ibex.domain.errors import IbexError
     from ibex.domain.record.exchange import Exchange
+    from ibex.domain.record.journal import JournalUnavailableError
 
 
 class FullDisk(ScriptedJournal):
     """A journal that cannot store anything."""
 
-    def append(self, exchange: Exchange) -> asyncio.Future[None]:
+    def append(self, exchange: Exchange, done: Callable[[JournalUnavailableError | None], None]) -> None:
         """Fail."""
         del exchange
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        future.set_exception(DISK_FULL)
-        return future
+        done(DISK_FULL)
 
 
 class Desk:

@@ -11,7 +11,7 @@ from harness.journal_entries import new_exchange
 from ibex.adapters.journal.dead_letters import append_dead_letter
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.record.journal import Sink
+from ibex.domain.record.journal import Sink, append_and_wait
 
 if TYPE_CHECKING:
     from harness.cli_scene import CliScene
@@ -23,7 +23,7 @@ def leave_a_journal(ibex: CliScene) -> None:
     async def leave() -> None:
         journal = SqliteJournal(ibex.home.journal / "0", SystemIds())
         await journal.open()
-        await journal.append(new_exchange())
+        await append_and_wait(journal, new_exchange())
         await journal.close()
 
     asyncio.run(leave())
