@@ -356,7 +356,8 @@ class Http1Response(httpx.AsyncByteStream):
             waiter.set_result(None)
 
     async def _wait_for_data(self) -> None:
-        self._loop = self._loop or asyncio.get_running_loop()  # in Python 3.11, each call is a system call
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # in Python 3.11, each call is a system call
         self._waiter = self._loop.create_future()
         self._limit_wait()
         await self._waiter
