@@ -271,6 +271,9 @@ class ScriptedStream:
             self.given += 1
             yield read
 
+    def pass_to(self, take: Callable[[Sequence[StreamEvent]], bool] | None) -> None:
+        """Do nothing; see ``ProviderStream``."""
+
     async def aclose(self) -> None:
         """Close the stream, which may suspend."""
         for _ in range(self.pauses_in_closing):

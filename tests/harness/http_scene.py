@@ -27,7 +27,7 @@ from ibex.domain.proxying.provider import Dialect, ProviderBody, ProviderRegistr
 from ibex.domain.record.recorder import ExchangeObserver, Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from uuid import UUID
 
     from ibex.adapters.http_server.asgi import App, Message
@@ -133,6 +133,9 @@ class HeldStream:
             if isinstance(read, Exception):
                 raise read
             yield read
+
+    def pass_to(self, take: Callable[[Sequence[Any]], bool] | None) -> None:
+        """Do nothing; see ``ProviderStream``."""
 
     async def aclose(self) -> None:
         """Record that the stream was closed."""

@@ -11,7 +11,7 @@ from ibex.adapters.http_client.gunzip import Gunzip
 from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from ibex.adapters.http_client.upstream import UpstreamResponse
 
@@ -52,11 +52,24 @@ class ResponseBody:
         self._gunzip = Gunzip(MAX_BODY_BYTES) if self._coding in {"gzip", "x-gzip"} else None
         self._pieces: Iterator[bytes] = iter(())
         self._has_begun = False
+        self._loop = asyncio.get_running_loop()
+        self._take: Callable[[bytes], bool] | None = None
 
     @property
     def is_readable(self) -> bool:
         """Whether the content coding is supported: none, identity or gzip."""
         return self._gunzip is not None or self._coding in {"identity", ""}
+
+    def pass_to(self, take: Callable[[bytes], bool] | None) -> None:
+        """Pass the data that arrives while a read waits to ``take``; see ``UpstreamResponse``. Not for gzip."""
+        if self._gunzip is None:
+            self._take = take
+            self._response.pass_to(None if take is None else self._pass)
+
+    def _pass(self, data: bytes) -> bool:
+        self._has_begun = True
+        self._response.read_by = min(self._loop.time() + self.limits.idle_s, self.limits.deadline)
+        return self._take is not None and self._take(data)
 
     async def read(self) -> bytes | None:
         """Return the next bytes, never empty; None at the end."""
@@ -98,7 +111,7 @@ class ResponseBody:
         """
         try:
             if drain:
-                self.limits = self.limits.until(asyncio.get_running_loop().time() + MAX_DRAIN_S)
+                self.limits = self.limits.until(self._loop.time() + MAX_DRAIN_S)
                 with suppress(*FAILURES):
                     await self.read_all(MAX_DRAIN_BYTES)
         finally:
@@ -114,7 +127,7 @@ class ResponseBody:
             await self._response.discard_connection()
 
     async def _next_chunk(self) -> bytes | None:
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         limits = self.limits
         limit = now + limits.idle_s if self._has_begun else limits.first_byte
         limit = min(limit, limits.deadline)

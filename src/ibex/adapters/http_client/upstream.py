@@ -14,7 +14,7 @@ from ibex.adapters.http_client.transport import Http1Transport
 from ibex.domain.deadline import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from ibex.adapters.http_client.connection import Http1Response
 
@@ -42,6 +42,13 @@ class UpstreamResponse(Protocol):
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Return the parts of the body as they arrive."""
+
+    def pass_to(self, take: Callable[[bytes], bool] | None) -> None:
+        """Allow to pass the data that arrives while a read waits to ``take``, at once, instead of ending the read.
+
+        ``take`` returns whether it took the data. If not, the read returns it, and possibly more after it. None ends
+        this. A transport that cannot pass data on ignores the call.
+        """
 
     async def aclose(self) -> None:
         """Release the connection if the body was read to its end, else close it. Idempotent."""
@@ -190,6 +197,9 @@ class HttpxResponse:
             return await anext(self._chunks)
         async with Deadline(self.read_by):
             return await anext(self._chunks)
+
+    def pass_to(self, take: Callable[[bytes], bool] | None) -> None:
+        """Do nothing; see ``UpstreamResponse``."""
 
     async def aclose(self) -> None:
         """Close the stream; see ``UpstreamResponse``."""

@@ -105,6 +105,10 @@ class ClientConnection(ABC):
         """Send a part of the body. First wait until the client has read most of the earlier parts."""
 
     @abstractmethod
+    def _send_part_now(self, part: bytes) -> bool:
+        """Send a part of the body without waiting; return False, and send nothing, if that is impossible."""
+
+    @abstractmethod
     async def _send_end(self, last: bytes) -> None:
         """Send the last part of the body, which may be empty."""
 
@@ -206,6 +210,14 @@ class ClientConnection(ABC):
             self._sending = False
             self._last_sent_s = self._loop.time()
 
+    def send_chunk_now(self, chunk: bytes) -> bool:
+        """Send a part of a stream without waiting; return False, and send nothing, if that is impossible."""
+        if self._finished or not self._send_part_now(chunk):
+            return False
+        self._last_chunk = chunk
+        self._last_sent_s = self._loop.time()
+        return True
+
     async def end_stream(self, last: bytes = b"") -> None:
         """End a stream, optionally with a last event. Separate it from an incomplete event by a blank line."""
         self._finished = True
@@ -289,6 +301,11 @@ class AsgiClient(ClientConnection):
 
     async def _send_part(self, part: bytes) -> None:
         await self._send({"type": BODY, "body": part, "more_body": True})
+
+    def _send_part_now(self, part: bytes) -> bool:
+        """Return False: sending by ASGI may wait."""
+        del part
+        return False
 
     async def _send_end(self, last: bytes) -> None:
         await self._send({"type": BODY, "body": last, "more_body": False})

@@ -179,8 +179,15 @@ class DirectClient(ClientConnection):
             self._transport.write(head)
 
     async def _send_part(self, part: bytes) -> None:
-        if part and (not self._flow.write_paused or await self._is_writable()) and not self.disconnected:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        while part and not self._send_part_now(part):
+            if not await self._is_writable():
+                return
+
+    def _send_part_now(self, part: bytes) -> bool:
+        if self._flow.write_paused or self.disconnected:
+            return False
+        self._transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        return True
 
     async def _send_end(self, last: bytes) -> None:
         if await self._is_writable():

@@ -105,6 +105,7 @@ class ProxyRoute:
     async def _stream(self, stream: StreamedResponse, context: RequestContext, client: ClientConnection) -> None:
         try:
             await client.begin_stream(exchange_headers(stream.in_flight))
+            stream.pass_to(client.send_chunk_now)
             async for chunk in stream:
                 await client.send_chunk(chunk)
             await client.end_stream()

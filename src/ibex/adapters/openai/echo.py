@@ -114,6 +114,9 @@ class EchoStream:
                 return
             yield (event,)
 
+    def pass_to(self, take: Callable[[Sequence[StreamEvent]], bool] | None) -> None:
+        """Do nothing; see ``ProviderStream``."""
+
     async def aclose(self) -> None:
         """End the stream."""
         self._closed = True

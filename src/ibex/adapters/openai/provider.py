@@ -305,6 +305,9 @@ class OpenAIStream:
         self._attempt = attempt
         self._splitter = EventSplitter()
         self._first = first
+        self._take: Callable[[Sequence[StreamEvent]], bool] | None = None
+        self._refused: list[StreamEvent] = []
+        self._refused_bytes = 0
         self._done = False
         self._last_data: bytes | None = None
         self._ended = False
@@ -326,11 +329,24 @@ class OpenAIStream:
         finally:
             del failure  # break the reference cycle: its traceback contains this frame
 
+    def pass_to(self, take: Callable[[Sequence[StreamEvent]], bool] | None) -> None:
+        """Pass the events that arrive while a read waits to ``take``; see ``ProviderStream``."""
+        self._take = take
+        self._body.pass_to(None if take is None else self._pass)
+
+    def _pass(self, chunk: bytes) -> bool:
+        events = self._split(chunk)
+        if not events or (self._take is not None and self._take(events)):
+            return True
+        self._refused, self._refused_bytes = events, len(chunk)
+        return False
+
     async def aclose(self) -> None:
         """Stop the provider, or drain the few bytes after ``[DONE]``; see ``ProviderStream``."""
         was_stopped = not self._ended
         self._ended = True
         self._failure = None
+        self.pass_to(None)
         await self._body.aclose(drain=was_stopped and self._done)
 
     async def _read(self) -> list[StreamEvent]:
@@ -344,20 +360,32 @@ class OpenAIStream:
             self._failure = error_from_exception(failure, self._attempt)
             return self._splitter.finish(cut=True)
         if chunk is not None:
-            events = self._splitter.feed(chunk)
-        else:
-            events = self._splitter.finish()
-            self._ended = True
-            if events and events[-1].data is None and not events[-1].is_piece:
-                events[-1] = unterminated_event(events[-1].raw)
+            return self._split(chunk)
+        events = self._splitter.finish()
+        self._ended = True
+        if events and events[-1].data is None and not events[-1].is_piece:
+            events[-1] = unterminated_event(events[-1].raw)
+        self._note(events)
+        if not self._done and not _ends_typed_stream(self._last_data):
+            await self._body.discard_connection()  # more data may follow the end of its framing
+        return events
+
+    def _split(self, chunk: bytes) -> list[StreamEvent]:
+        """Return the events of a chunk. They begin with those that ``_take`` refused, whose bytes it begins with."""
+        refused, rest = self._refused, chunk[self._refused_bytes :]
+        self._refused, self._refused_bytes = [], 0
+        if refused and not rest:
+            return refused
+        events = self._splitter.feed(rest)
+        self._note(events)
+        return refused + events if refused else events
+
+    def _note(self, events: list[StreamEvent]) -> None:
         for event in events:
             if event.data == DONE:
                 self._done = True
         if events:
             self._last_data = events[-1].data
-        if self._ended and not self._done and not _ends_typed_stream(self._last_data):
-            await self._body.discard_connection()  # more data may follow the end of its framing
-        return events
 
 
 class _TypedEvent(msgspec.Struct):

@@ -10,7 +10,7 @@ from ibex.domain.errors import ProviderNotConfiguredError
 from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +116,13 @@ class ProviderStream(Protocol):
 
     def __aiter__(self) -> AsyncIterator[Sequence[StreamEvent]]:
         """Return the iterator. Call it once."""
+
+    def pass_to(self, take: Callable[[Sequence[StreamEvent]], bool] | None) -> None:
+        """Allow to pass the events that arrive while a read waits to ``take``, at once, instead of ending the read.
+
+        ``take`` never blocks, and returns whether it took the events. If not, the read returns them, and possibly more
+        after them. None ends this. A provider that cannot pass events on ignores the call.
+        """
 
     async def aclose(self) -> None:
         """Stop the provider, or drain a short rest, and release the connection. Idempotent, never raises."""

@@ -11,7 +11,7 @@ from ibex.domain.provider_errors import ProviderUnavailableError
 from ibex.domain.record.recorder import report_bug
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ibex.domain.proxying.operation import ResponseReader
     from ibex.domain.proxying.provider import ProviderStream, StreamEvent
@@ -42,6 +42,8 @@ class StreamedResponse:
         self._events = aiter(upstream)
         self._reader = reader
         self._recorder = recorder
+        self._send: Callable[[bytes], bool] | None = None
+        self._unsent: list[bytes] = []
         self._ended = False
         self._trailing_deadline: float | None = None
         self._failure: IbexError | None = None
@@ -79,6 +81,26 @@ class StreamedResponse:
         finally:
             del failure  # its traceback has this frame
 
+    def pass_to(self, send: Callable[[bytes], bool]) -> None:
+        """Pass the bytes to send that arrive while the iteration waits to ``send``, at once, instead of returning them.
+
+        ``send`` never blocks, and returns whether it sent the bytes; if not, the iteration returns them. The iteration
+        always returns the event that ends the stream, because the exchange must be recorded first.
+        """
+        self._send = send
+        self._upstream.pass_to(self._pass)
+
+    def _pass(self, events: Sequence[StreamEvent]) -> bool:
+        if self._ended or self._send is None:
+            return False
+        self.in_flight.provider_sent_bytes()
+        forwarded = self._read_events(events)
+        data = forwarded[0] if len(forwarded) == 1 else b"".join(forwarded)
+        if not self._reader.has_ended and (not data or self._send(data)):
+            return True
+        self._unsent = forwarded
+        return False
+
     def error_event(self, envelope: bytes) -> bytes:
         """Return the events that report an error to the client, given the error envelope as JSON on one line."""
         return self._reader.error_event(envelope)
@@ -94,16 +116,27 @@ class StreamedResponse:
 
     async def _read(self, events: Sequence[StreamEvent]) -> bytes:
         reader = self._reader
-        forwarded = []
-        for event in events:
-            forwarded.append(reader.read_event(event))
-            if reader.has_ended and not self._ended:
-                if reader.forwards_trailing_events:
-                    self._trailing_deadline = asyncio.get_running_loop().time() + MAX_TRAILING_S
-                await self._end(failed_in_response() if reader.failed else None, is_reported=True)
-                if not reader.forwards_trailing_events:
-                    break
+        forwarded = self._read_events(events)
+        if reader.has_ended:
+            if reader.forwards_trailing_events:
+                self._trailing_deadline = asyncio.get_running_loop().time() + MAX_TRAILING_S
+            await self._end(failed_in_response() if reader.failed else None, is_reported=True)
+            if reader.forwards_trailing_events:
+                forwarded += [reader.read_event(event) for event in events[len(forwarded) :]]
         return b"".join(forwarded)
+
+    def _read_events(self, events: Sequence[StreamEvent]) -> list[bytes]:
+        """Return the bytes for each event, up to the one that ends the stream.
+
+        ``_unsent`` has those for the first events, if these were read already, and could not be passed on.
+        """
+        reader = self._reader
+        forwarded, self._unsent = self._unsent, []
+        for event in events[len(forwarded) :]:
+            if reader.has_ended:
+                break
+            forwarded.append(reader.read_event(event))
+        return forwarded
 
     async def _read_trailing(self, deadline: float) -> bytes:
         """Return the next events after the end of the stream; empty once the response has ended or time is up."""
@@ -130,6 +163,7 @@ class StreamedResponse:
 
     async def _close(self, error: IbexError) -> None:
         self._ended = True
+        self._send = None
         try:
             await self._upstream.aclose()
         except Exception as bug:  # noqa: BLE001 - its port declares none

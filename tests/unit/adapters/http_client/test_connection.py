@@ -95,6 +95,36 @@ async def test_a_reader_waits_until_its_time_limit() -> None:
     await response.aclose()
 
 
+async def test_data_is_passed_on_while_its_reader_waits() -> None:
+    """Data that is not taken, or arrives while no read waits, is read. An exception is raised in the reader."""
+    scene = Scene()
+    response = scene.send()
+    scene.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\na")
+    taken: list[bytes] = []
+
+    def take(data: bytes) -> bool:
+        if data == b"!":
+            raise RuntimeError("a bug")
+        taken.append(data)
+        return data != b"c"
+
+    response.pass_to(take)
+    assert await anext(response) == b"a"
+    reading = asyncio.create_task(anext(response))
+    await asyncio.sleep(0)
+    for data in (b"b", b"c", b"d"):
+        scene.feed(data)
+    assert (await reading, taken) == (b"cd", [b"b", b"c"])
+
+    reading = asyncio.create_task(anext(response))
+    await asyncio.sleep(0)
+    scene.feed(b"!")
+    with pytest.raises(RuntimeError, match="a bug"):
+        await reading
+    await response.aclose()
+    assert scene.transport.aborted
+
+
 @in_simulated_time
 async def test_data_that_arrived_while_the_loop_was_blocked_is_read() -> None:
     """The timer fires first but waits a little for the data. Without data, the read times out."""

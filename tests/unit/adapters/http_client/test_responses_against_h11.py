@@ -81,7 +81,7 @@ def by_ours(raw: bytes, cuts: list[int], *, ends: bool) -> Read:
         wire.connection.eof_received()
         wire.connection.connection_lost(None)
     status = response.status if response.has_head else None
-    body = b"".join(response.take_unread())
+    body = response.take_unread()
     if response.failure is not None:
         assert isinstance(response.failure, httpx.TransportError)
         return Read(status, tuple((n.lower(), v) for n, v in response.headers) if status else (), body)
