@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ibex.domain.errors import IbexError
     from ibex.domain.ids import IdSource
-    from ibex.domain.record.journal import Journal, append_and_wait
+    from ibex.domain.record.journal import Journal
 
 
 class ExchangeObserver(Protocol):
