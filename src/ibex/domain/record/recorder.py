@@ -15,6 +15,7 @@ from ibex.domain.errors import InternalError
 from ibex.domain.record.aggregated_refusals import FLUSH_INTERVAL_S, AggregatedRefusals
 from ibex.domain.record.exchange import Exchange
 from ibex.domain.record.in_flight import InFlightExchange, Recording
+from ibex.domain.record.journal import append_and_wait
 from ibex.domain.record.summary import ResponseSummary
 from ibex.domain.value_object import field_copier
 
