@@ -117,8 +117,8 @@ _TEXTS: Final = {
     ),
     ErrorCode.RATE_LIMITED: (
         (
-            "The organization has used its requests of this minute, or the provider's own limit was reached: see "
-            "`X-IBEX-Error-Source`."
+            "The organization has used its requests of this minute, or too many of its requests were refused in this "
+            "minute, or the provider's own limit was reached: see `X-IBEX-Error-Source`."
         ),
         (
             "Wait for `Retry-After`. `ibex org list` shows the limits. If the provider's quota is used up, only its "
