@@ -7,6 +7,7 @@ between, the next process that opens the journal recovers the exchange.
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -154,7 +155,8 @@ class Recorder:
             return
         self._appending += 1
         try:
-            self._journal.append(exchange, partial(self._appended, exchange, recording))
+            # The journal reports from its own context. Observers find the current request in the caller's.
+            self._journal.append(exchange, partial(copy_context().run, self._appended, exchange, recording))
         except Exception as error:  # noqa: BLE001 - its port declares none
             report_bug("the journal", error)
             self._appended(exchange, recording, error)
