@@ -27,9 +27,9 @@ BUILD_TIMEOUT_S: Final = 120
 IMAGE_DIRECTORIES: Final = ("opt", "src", "var")
 """The directories that an image can add to. All others are those of the base image."""
 BASE_PYTHON: Final = "/python"
-"""Where the installation of the tests' interpreter is, which may be in a home that only its owner can read."""
+"""The folder of the tests' interpreter, whose installation may be in a home that only its owner can read."""
 BASE_PROGRAMS: Final = "/programs"
-"""Where ``python`` is, if that installation has it only under a name with the version."""
+"""The folder of ``python``, if that installation has it only under a name with the version."""
 _BASE_PATH: Final = f"{BASE_PYTHON}/bin:{BASE_PROGRAMS}:/usr/bin:/bin"
 _PASSED_ON: Final = ("PIP_", "SSL_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 

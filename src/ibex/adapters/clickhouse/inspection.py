@@ -75,8 +75,8 @@ class Cluster:
 class TableState:
     """The state of the tables of traces.
 
-    ``front`` is the engine of the table that IBEX reads from, ``engine`` of the one that it writes to. They are empty if
-    the table does not exist. ``cluster`` is None if none is set.
+    ``front`` is the engine of the table that IBEX reads from, ``engine`` of the one that it writes to. Engines are
+    empty if the table does not exist. ``cluster`` is None if none is set.
     """
 
     version: str
