@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(INSTALL) '.[dev]'
 	@touch $@ $(RUN_STAMP)
 
-# IBEX as its users install it, without any extra: made anew, so that its libraries find there what they find at users'.
+# IBEX as its users install it, without any extra: built from scratch, so that its libraries find what they find at users'.
 # The profiler is a program of its own, which none of them imports.
 $(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/profiler.txt | $(STAMP)
 	@rm -rf $(BENCH)
@@ -54,7 +54,7 @@ else
 endif
 	@touch $@
 
-# What checks a release is no part of developing: an environment of its own, without IBEX.
+# The tools that check a release have an environment of their own, without IBEX: developing does not need them.
 RELEASE := $(VENV)-release
 RELEASE_STAMP := $(RELEASE)/.installed
 LOCK := $(or $(firstword $(wildcard deploy/*.lock deploy/*lock*.txt)),constraints.txt)
@@ -185,7 +185,7 @@ bench-embedded: $(STAMP) ## measure the embedded default: starts, stages, how so
 	@PYTHONPATH=tests $(BIN)/python benchmarks/embedded.py
 
 .PHONY: proto
-proto: $(STAMP) ## write the code that comes of proto/ anew
+proto: $(STAMP) ## regenerate the code of proto/
 	@$(BIN)/python proto/generate.py
 
 .PHONY: bench-identity
@@ -220,11 +220,11 @@ bench-streams: $(STAMP) ## measure what streaming through IBEX adds, its memory,
 	@PYTHONPATH=tests $(BIN)/python benchmarks/streams.py $(ARGS)
 
 .PHONY: settings-reference
-settings-reference: $(STAMP) ## write .env.example and docs/configuration.md anew
+settings-reference: $(STAMP) ## regenerate .env.example and docs/configuration.md
 	@$(BIN)/python -m ibex.entrypoints.settings_reference
 
 .PHONY: reference
-reference: $(STAMP) ## write the generated pages of docs/reference anew
+reference: $(STAMP) ## regenerate the pages of docs/reference
 	@$(BIN)/python -m tools.reference
 
 .PHONY: docs
@@ -236,11 +236,11 @@ docs-serve: $(DOCS_STAMP) ## serve the documentation site at http://127.0.0.1:80
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs serve $(ARGS)
 
 .PHONY: pictures
-pictures: $(STAMP) ## make the pictures of the documentation anew, from the output of the commands
+pictures: $(STAMP) ## regenerate the pictures of the documentation from the output of the commands
 	@$(BIN)/python -m tools.pictures
 
 .PHONY: clickhouse-ddl
-clickhouse-ddl: $(STAMP) ## write tests/cases/clickhouse/cluster.sql anew: what ibex migrate runs on a ClickHouse cluster
+clickhouse-ddl: $(STAMP) ## regenerate tests/cases/clickhouse/cluster.sql: what ibex migrate runs on a ClickHouse cluster
 	@PYTHONPATH=tests $(BIN)/python -m harness.clickhouse_ddl
 
 .PHONY: constraints

@@ -1,4 +1,4 @@
-"""What Alembic runs: migrations on the connection that ``ibex.adapters.postgres.migrate`` hands over."""
+"""Alembic's environment: runs the migrations on the connection that ``ibex.adapters.postgres.migrate`` passes."""
 
 # ruff: noqa: INP001 - a folder of scripts that Alembic loads by path, no package
 

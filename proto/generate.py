@@ -1,4 +1,4 @@
-"""Writes the Python code that comes of the protocol's definition: ``python proto/generate.py [--check]``.
+"""Generates the Python code of the protocol's definition: ``python proto/generate.py [--check]``.
 
 ``--check`` writes nothing and exits 1 if the code in the source tree is not what would be written.
 """

@@ -1,4 +1,4 @@
-"""Write the list of what an installation of IBEX contains, as CycloneDX, into dist/."""
+"""Write the bill of materials of an installation of IBEX, as CycloneDX, into dist/."""
 
 from __future__ import annotations
 

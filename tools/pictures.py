@@ -1,4 +1,4 @@
-"""Make the pictures of the documentation anew: ``python -m tools.pictures``.
+"""Regenerate the pictures of the documentation: ``python -m tools.pictures``.
 
 Each picture is the output of a command on a terminal, as SVG. Ids, times and durations differ from run to run. The port
 is shown as the default one, and tokens are shortened.
@@ -37,7 +37,7 @@ _SHORTENED: Final = (
     (re.compile(rf"{re.escape(str(_COMMANDS))}/"), ".venv/bin/"),
     (re.compile(r"\r\n"), "\n"),
 )
-"""What is shown differently: tokens, the port and the path of this run, and the ends of lines on a terminal."""
+"""Replacements in the output: tokens, the port and the path of this run, and the ends of lines on a terminal."""
 # Like rich's own format, but with the browser's fonts: rich's loads one from another host.
 _SVG: Final = """\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">

@@ -1,4 +1,4 @@
-"""The twelve numbers to reach, each with its goal and the figure of a run; and limits that stay besides."""
+"""The twelve numbers to reach, each with its goal and the figure of a run; and additional limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NOT_MEASURED: Final = "not measured in this run"
 BESIDES: Final = "+"
-"""The number of a limit that is none of the twelve."""
+"""The number of a limit that is not one of the twelve."""
 _SOAK_MINUTES: Final = 10
 _STREAMS: Final = 500
 _OPEN_STREAMS: Final = 1_000

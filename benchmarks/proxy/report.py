@@ -82,7 +82,7 @@ def _goals(results: Results) -> str:
     lead = (
         "Authentication, agents, distributed rate limit, directives, journal, checkpoints in PostgreSQL and traces in"
         " ClickHouse are all on, in everything above; 2 workers where nothing else is said. Ratios are of the same run."
-        f" Lines with + are limits that stay besides.{missing}"
+        f" Lines with + are additional limits.{missing}"
     )
     return section("Goals", lead, html_table(tables.goals_table(results), "goals"))
 

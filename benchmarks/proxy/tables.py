@@ -67,7 +67,7 @@ def all_tables(results: Mapping[str, Any]) -> list[Table]:
 
 
 def goals_table(results: Mapping[str, Any]) -> Table:
-    """Return the table of the twelve numbers to reach, with the limits that stay besides."""
+    """Return the table of the twelve numbers to reach, with the additional limits."""
     rows = [
         [goal["number"], goal["what"], goal["goal"], goal["now"], REACHED[goal["reached"]], goal["note"]]
         for goal in results["goals"]

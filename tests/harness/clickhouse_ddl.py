@@ -1,4 +1,4 @@
-"""The statements with which ``ibex migrate`` creates the tables of a cluster: `make clickhouse-ddl` writes them anew.
+"""The statements with which ``ibex migrate`` creates the tables of a cluster: `make clickhouse-ddl` regenerates them.
 
 No test runs them, because the ClickHouse engine of the tests has no Keeper. The file shows a reviewer what changes
 for a cluster.

@@ -1,8 +1,7 @@
 """A container engine for tests: it builds and runs the image of a Containerfile with bubblewrap.
 
 The base image is this machine's ``/usr``, with the interpreter of the tests before it in the path. The directories that
-the image adds to are directories of the test. ``bwrap`` makes the mounts, as root or in a user namespace. Where it
-cannot, the test is skipped with the reason.
+the image adds to are directories of the test.
 """
 
 from __future__ import annotations
@@ -12,15 +11,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pytest
-
+from harness.bubblewrap import bubblewrap, setpriv
 from harness.containerfile import Instruction, Stage, expanded, parse_containerfile
 from harness.process import IbexProcess
 
@@ -31,9 +27,9 @@ BUILD_TIMEOUT_S: Final = 120
 IMAGE_DIRECTORIES: Final = ("opt", "src", "var")
 """The directories that an image can add to. All others are those of the base image."""
 BASE_PYTHON: Final = "/python"
-"""Where the installation of the tests' interpreter is, which may be in a home that only its owner can read."""
+"""The folder of the tests' interpreter, whose installation may be in a home that only its owner can read."""
 BASE_PROGRAMS: Final = "/programs"
-"""Where ``python`` is, if that installation has it only under a name with the version."""
+"""The folder of ``python``, if that installation has it only under a name with the version."""
 _BASE_PATH: Final = f"{BASE_PYTHON}/bin:{BASE_PROGRAMS}:/usr/bin:/bin"
 _PASSED_ON: Final = ("PIP_", "SSL_", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
@@ -148,7 +144,7 @@ class Container:
         become: Sequence[str]
         if os.geteuid() == 0:
             volume.chmod(0o1777)
-            become = ("--cap-add", "ALL", _setpriv(), f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+            become = ("--cap-add", "ALL", setpriv(), f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
             become = (*become, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
         else:
             become = ("--unshare-user", "--uid", str(uid), "--gid", str(uid))
@@ -186,38 +182,3 @@ class Container:
             command += ["--bind" if writable else "--ro-bind", str(self.folder / directory), f"/{directory}"]
         command += ["--dev", "/dev", "--proc", "/proc"]
         return [*command, "--tmpfs", "/tmp"] if writable else [*command, "--remount-ro", "/"]  # noqa: S108 - a mount
-
-
-@cache
-def bubblewrap() -> str:
-    """Return the path of ``bwrap``. Skips the test if it is not there, or cannot make a sandbox here."""
-    found = shutil.which("bwrap") or _unpacked_bubblewrap()
-    if found is None:
-        pytest.skip("bubblewrap is neither installed nor available as a Debian package")
-    namespace = () if os.geteuid() == 0 else ("--unshare-user",)
-    tried = subprocess.run([found, *namespace, "--ro-bind", "/", "/", "true"], capture_output=True, check=False)
-    if tried.returncode != 0:
-        pytest.skip(f"bubblewrap cannot make a sandbox here: {tried.stderr.decode().strip()}")
-    return found
-
-
-def _unpacked_bubblewrap() -> str | None:
-    """Return the program from the Debian package, fetched and unpacked without root; None if that is not possible."""
-    download, unpack = shutil.which("apt-get"), shutil.which("dpkg-deb")
-    if download is None or unpack is None:
-        return None
-    folder = Path(tempfile.gettempdir()) / f"ibex-bubblewrap-{os.geteuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    program = folder / "usr/bin/bwrap"
-    if not program.exists():
-        subprocess.run([download, "download", "bubblewrap"], cwd=folder, capture_output=True, check=False)
-        for package in folder.glob("bubblewrap_*.deb"):
-            subprocess.run([unpack, "-x", package, folder], capture_output=True, check=False)
-    return str(program) if program.exists() else None
-
-
-def _setpriv() -> str:
-    found = shutil.which("setpriv")
-    if found is None:
-        pytest.skip("setpriv (util-linux) is not installed")
-    return found

@@ -7,20 +7,18 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from harness.debian import program_of_package
 from harness.servers import free_port, listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT: Final = Path(__file__).parents[2]
-CACHE: Final = ROOT / ".ibex" / "programs" / "pgbouncer"
-DOWNLOAD_TIMEOUT_S: Final = 120
 _PLACES: Final = ("/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer")
 _USERS: Final = ("postgres", "ibex_owner", "ibex_app", "ibex_auth")
 # The defaults, but for trust and for the retry after a failed login: 15 s would be too long for a fail-over.
@@ -49,24 +47,11 @@ def pgbouncer_program() -> str | None:
     found = shutil.which("pgbouncer") or next((path for path in _PLACES if Path(path).exists()), None)
     if found is not None:
         return found
-    program = CACHE / "usr" / "sbin" / "pgbouncer"
-    if not program.exists():
-        _fetch()
-    return str(program) if program.exists() and _starts(program) else None
+    program = program_of_package("pgbouncer", "usr/sbin/pgbouncer")
+    return program if program is not None and _starts(program) else None
 
 
-def _fetch() -> None:
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        return
-    with tempfile.TemporaryDirectory() as folder, suppress(subprocess.SubprocessError, OSError):
-        download = ["apt-get", "download", "pgbouncer"]
-        subprocess.run(download, cwd=folder, check=True, capture_output=True, timeout=DOWNLOAD_TIMEOUT_S)
-        (package,) = Path(folder).glob("pgbouncer_*.deb")
-        CACHE.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["dpkg-deb", "-x", str(package), str(CACHE)], check=True, capture_output=True)
-
-
-def _starts(program: Path) -> bool:
+def _starts(program: str) -> bool:
     """Return whether the libraries that the program needs are installed."""
     return subprocess.run([program, "--version"], check=False, capture_output=True).returncode == 0
 

@@ -51,10 +51,6 @@ class Seen:
         assert error["request_id"] == self.request_id
         return dict(error)
 
-    def before_last_event(self) -> bytes:
-        """Return the part of a stream before its last event."""
-        return self.body[: self.body.removesuffix(b"\n\n").rfind(b"\n\n") + 2]
-
 
 class RawClient:
     """One connection."""

@@ -31,7 +31,7 @@ class Relay:
         self.delay_s = 0.0
         """How long each piece is held back, in either direction."""
         self.replaces = (b"", b"")
-        """What the server sends, and by what of the same length it is replaced."""
+        """Bytes that the server sends, and their replacement, which has the same length."""
         self.port = 0
 
     @classmethod

@@ -1,23 +1,21 @@
 """Restrictions of containers, really applied to a program: another user, a read-only root, little of everything.
 
-A restriction is a prefix of a command line. ``bwrap`` (bubblewrap) makes the mounts, as root or in a user namespace. A
-restriction that cannot be applied on this machine skips the test with the reason.
+A restriction is a prefix of a command line, such as a sandbox (see ``harness.bubblewrap``). If a restriction
+cannot be applied on this machine, the test is skipped with the reason.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
-import subprocess
 import sys
-import tempfile
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+
+from harness.bubblewrap import bubblewrap, setpriv
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,10 +48,9 @@ def sandbox(
 
     With ``read_only``, only the volume and a /tmp of 1 MiB can be written to. ``shm_bytes`` is the size of /dev/shm.
     """
-    bubblewrap = _bubblewrap()
     as_root = os.geteuid() == 0
     root = ("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc") if read_only else ("--dev-bind", "/", "/")
-    command = [bubblewrap, "--die-with-parent", *root, *_readable_interpreter()]
+    command = [bubblewrap(), "--die-with-parent", *root, *_readable_interpreter()]
     if read_only:
         command += ["--perms", "1777", "--size", str(1 << 20), "--tmpfs", "/tmp"]  # noqa: S108 - of the sandbox
     if shm_bytes:
@@ -66,7 +63,7 @@ def sandbox(
         return command
     groups = f"--groups={gid}" if gid is not None else "--clear-groups"
     drop = ("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
-    return (*command, _setpriv(), f"--reuid={uid}", f"--regid={gid or uid}", groups, *drop)
+    return (*command, setpriv(), f"--reuid={uid}", f"--regid={gid or uid}", groups, *drop)
 
 
 def terminate(process: IbexProcess) -> int:
@@ -81,40 +78,6 @@ def needs_root(why: str) -> None:
     """Skip the test unless it runs as root."""
     if os.geteuid() != 0:
         pytest.skip(f"only root can {why}")
-
-
-@cache
-def _bubblewrap() -> str:
-    found = shutil.which("bwrap") or _unpacked_bubblewrap()
-    if found is None:
-        pytest.skip("bubblewrap is neither installed nor available as a Debian package")
-    namespace = () if os.geteuid() == 0 else ("--unshare-user",)
-    tried = subprocess.run([found, *namespace, "--ro-bind", "/", "/", "true"], capture_output=True, check=False)
-    if tried.returncode != 0:
-        pytest.skip(f"bubblewrap cannot make a sandbox here: {tried.stderr.decode().strip()}")
-    return found
-
-
-def _unpacked_bubblewrap() -> str | None:
-    """Return the program from the Debian package, fetched and unpacked without root; None if that is not possible."""
-    download, unpack = shutil.which("apt-get"), shutil.which("dpkg-deb")
-    if download is None or unpack is None:
-        return None
-    folder = Path(tempfile.gettempdir()) / f"ibex-bubblewrap-{os.geteuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    program = folder / "usr/bin/bwrap"
-    if not program.exists():
-        subprocess.run([download, "download", "bubblewrap"], cwd=folder, capture_output=True, check=False)
-        for package in folder.glob("bubblewrap_*.deb"):
-            subprocess.run([unpack, "-x", package, folder], capture_output=True, check=False)
-    return str(program) if program.exists() else None
-
-
-def _setpriv() -> str:
-    found = shutil.which("setpriv")
-    if found is None:
-        pytest.skip("setpriv (util-linux) is not installed")
-    return found
 
 
 def _readable_interpreter() -> Sequence[str]:

@@ -134,7 +134,7 @@ def test_a_table_of_a_single_server_is_not_made_one_of_a_cluster(clickhouse: Cli
 
 def test_a_server_without_a_cluster_is_reported(empty_clickhouse: ClickHouseDatabase) -> None:
     """The message says where its clusters are listed."""
-    with pytest.raises(MigrationError, match=r"code 701: the server knows no such cluster; see .* system\.clusters"):
+    with pytest.raises(MigrationError, match=r"code 701: the server has no such cluster; see .* system\.clusters"):
         migrate(empty_clickhouse.url, cluster="no-such-cluster")
 
 

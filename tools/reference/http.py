@@ -22,7 +22,7 @@ _INTRODUCTION: Final = """\
 The paths are OpenAI's: an OpenAI SDK needs only another base URL and token. Requests and responses are OpenAI's too;
 IBEX forwards fields that it does not know. `GET /schema` shows the API as a page while IBEX runs, and
 `GET /schema/openapi.json` is the OpenAPI document. [Errors](errors.md) lists the error codes. With `IBEX_BASE_PATH`,
-each path begins with it.
+each path begins with it. With `IBEX_OPS_LISTEN`, `/metrics` is only on that address.
 
 Paths are not normalized: empty segments, a trailing slash and percent-encoding get 404, except in the name of a model.
 

@@ -91,7 +91,7 @@ def _table_findings(state: TableState, cluster: str | None) -> Iterator[Result]:
 def _cluster_findings(cluster: Cluster, state: TableState, name: str) -> Iterator[Result]:
     if not cluster.servers:
         hint = "Set IBEX_CLICKHOUSE_CLUSTER to a name from `SELECT DISTINCT cluster FROM system.clusters`."
-        yield Result(Verdict.FAILED, f"the server knows no cluster {name}", hint)
+        yield Result(Verdict.FAILED, f"the server has no cluster named {name}", hint)
         return
     if not is_replicated(state.engine) or state.front != "Distributed":
         message = (

@@ -13,7 +13,7 @@ POSTGRES_URL: Final = "a postgresql:// URL (docs/postgresql.md)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSettings(CacheSettings):
-    """How processes connect to PostgreSQL."""
+    """The settings of connections to PostgreSQL."""
 
     database_url: Secret[str] | None = setting(
         None,

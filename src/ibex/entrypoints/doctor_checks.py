@@ -283,7 +283,7 @@ async def _opened(resource: _Resource) -> AsyncIterator[None]:
 
 def _journal(configured: Path, max_bytes: int) -> Result:
     try:
-        folder = checked_root(configured)  # the check of a start
+        folder = checked_root(configured)  # a process that starts calls it too
     except JournalDirectoryError as wrong:
         return Result(Verdict.FAILED, str(wrong), _JOURNAL_DIR)
     advice = _left_in(folder)

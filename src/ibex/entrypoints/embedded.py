@@ -51,7 +51,7 @@ ANNOUNCED = (
 )
 """The settings that other commands need to reach the running servers."""
 ONE_WORKER = "5"
-"""How many batches of traces a worker writes in a second, at most."""
+"""The maximum number of batches of traces that one worker writes in a second."""
 FIRST_DIRECTIVE = "You are a helpful assistant. Answer briefly and say so when you do not know."
 """The first agent's directive, until its operator changes it."""
 

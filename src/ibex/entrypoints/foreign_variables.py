@@ -53,7 +53,7 @@ def ignored_variables(environ: Mapping[str, str], variables: Iterable[Variable])
         first = of_kubernetes[0]
         messages.append(
             f"Ignored variables that Kubernetes sets for a Service ({len(of_kubernetes)}, such as"
-            f" {first}={environ[first]}). Set enableServiceLinks: false in the pod to be without them."
+            f" {first}={environ[first]}). Set enableServiceLinks: false in the pod to avoid them."
         )
     for variable in variables:
         if not is_of_opentelemetry(variable.name):

@@ -57,7 +57,7 @@ class Home:
         self._running = path / "running.json"
 
     def may_exist(self) -> bool:
-        """Return False if the folder does not exist. A user who may not know gets True."""
+        """Return False if the folder does not exist, and True if it does or if this user cannot find out."""
         try:
             return self.path.is_dir()
         except PermissionError:
@@ -119,7 +119,7 @@ class Home:
         return str(found["address"]) if found else None
 
     def _announced(self) -> dict[str, Any] | None:
-        """Return what ``announce`` stored, None if its process is no longer alive, or if this user may not know."""
+        """Return what ``announce`` stored, None if its process has ended or if this user cannot read it."""
         try:
             descriptor = os.open(self._lock, os.O_RDONLY)
         except OSError:  # the folder of another user, for example, which is the working directory of a container

@@ -19,7 +19,7 @@ from ibex.entrypoints.setting_values import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings(LimitSettings):
-    """The prefix of all paths, the web pages that can call the API, the second address, and the times of the end."""
+    """The prefix of all paths, the web pages that can call the API, the operations address, and the drain's times."""
 
     base_path: str = setting(
         "",
@@ -46,8 +46,8 @@ class HttpSettings(LimitSettings):
             "IBEX_OPS_LISTEN",
             host_and_port,
             "host:port, port 0 for any free port",
-            "A second address of the proxy for /health, /ready and /metrics. With it, the proxy's own address has no "
-            "/metrics. Paths there have no base path.",
+            "The operations address of the proxy: /health, /ready and /metrics. With it, the proxy's own address has "
+            "no /metrics. Paths there have no base path.",
         ),
     )
     drain_delay_s: float = setting(

@@ -43,7 +43,7 @@ class Sinks:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What became of the dead letters of one journal: numbers of letters. ``reason`` is that of the last failure."""
+    """The numbers of dead letters of one journal, by outcome of a replay. ``reason`` is that of the last failure."""
 
     path: str
     delivered: int
@@ -140,6 +140,8 @@ async def _has_trace(history: TraceHistory, exchange: Exchange) -> bool:
 
 
 class _Unfinished:
+    """Records the unfinished exchanges of a journal; see ``RecordsUnfinished``."""
+
     def __init__(self, ids: IdSource) -> None:
         self._ids = ids
 

@@ -1,8 +1,8 @@
-"""The proxy's second address (``IBEX_OPS_LISTEN``), for health, readiness and metrics (ADR 0062).
+"""The proxy's operations address (``IBEX_OPS_LISTEN``), for health, readiness and metrics (ADR 0062).
 
 All workers accept connections from one socket. Metrics are in shared memory, so any worker answers for all of them.
 The address is served during the drain delay and until the last request of the proxy has ended, so that a shutdown can
-be observed. A worker that is replaced serves it as long, and its readiness stays the same.
+be observed. So does a worker that is being replaced, but its readiness does not change.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ RECORD_TIMEOUT_S = 5.0
 SAME_S: Final = 1.0
 """A SIGTERM within this time of another signal is the same request to end: systemd and the supervisor both send one."""
 ALONE_S: Final = 1.0
-"""How much longer a worker accepts connections than the drain delay, if its supervisor does not close the socket."""
+"""The time beyond the drain delay that a worker accepts connections if its supervisor does not close the socket."""
 SILENT_S: Final = 1.0
 """How long a connection that was accepted before the end of the drain delay can wait for its first byte."""
 _POLL_S: Final = 0.05
@@ -46,9 +46,9 @@ def _ignore() -> None:
 
 @dataclass(frozen=True, slots=True)
 class SharedListener:
-    """What a server needs in a worker, whose listening socket other workers and the supervisor share.
+    """The listening socket of a worker, which it shares with the other workers and the supervisor.
 
-    ``started`` is called once it accepts connections.
+    ``started`` is called once the worker accepts connections.
     """
 
     balancer: ConnectionBalancer = field(default_factory=ConnectionBalancer)
@@ -201,7 +201,7 @@ class DrainingServer(uvicorn.Server):
             connection.close_if_silent()
 
     async def _finish(self) -> None:
-        """Wait until all connections are closed, at most for the time of the settings, and not after a hurry."""
+        """Wait until all connections are closed, at most for the shutdown timeout. A second signal ends the wait."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._times.finish_s
         while (self.server_state.connections or self.server_state.tasks) and loop.time() < deadline:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
 
 PEPPER_DELAY_S: Final = 300.0
-"""How long a pepper that arrives as the last one is only known, before tokens are created with it."""
+"""The time between learning a new last pepper and creating tokens with it."""
 _CLICKHOUSE_FILES: Final = ("ca_cert", "client_cert", "client_cert_key")
 _PROXY_TLS: Final = ("auth_ca_file", "auth_client_cert_file", "auth_client_key_file")
 _AUTH_TLS: Final = ("auth_cert_file", "auth_key_file", "auth_client_ca_file")
@@ -179,7 +179,7 @@ def pepper_use(settings: Settings, peppers: TokenPeppers, *, delay_s: float = PE
         if waiting is not None:
             asyncio.get_running_loop().call_later(delay_s, peppers.use, waiting)
             _LOG.info(
-                "pepper %s is known; new tokens are kept under %s for %g s more, until all replicas know it",
+                "pepper %s is known; new tokens use %s for %g s more, until all replicas know it",
                 waiting,
                 peppers.in_use,
                 delay_s,

@@ -1,4 +1,4 @@
-"""What is ignored in the environment: `ibex serve` and `ibex dev` warn of it at start, and `ibex doctor` lists it."""
+"""Warnings about ignored variables: `ibex serve` and `ibex dev` log them at the start, and `ibex doctor` lists them."""
 
 from __future__ import annotations
 

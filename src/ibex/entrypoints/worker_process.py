@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlot:
-    """The arguments of a worker: file descriptors, and its number, counted from 0.
+    """The arguments of a worker process: its number, counted from 0, and the file descriptors that it inherits.
 
     The descriptors are the listening socket, the read end of a pipe that closes when the supervisor ends, the shared
     memory of the metrics (ADR 0029), a pipe to write to once the worker serves, and the socket of ``IBEX_OPS_LISTEN``.
@@ -106,15 +106,15 @@ class WorkerProcess:
         return False
 
     def drain(self) -> None:
-        """Let the worker end, because all of them end."""
+        """Tell the worker to drain, because all workers end."""
         self._send(signal.SIGTERM)
 
     def retire(self) -> None:
-        """Let the worker end, because another one has taken its place."""
+        """Tell the worker to end, because another one has replaced it."""
         self._send(signal.SIGHUP)
 
     def hurry(self) -> None:
-        """Let a worker that ends cut off its running requests."""
+        """Tell a worker that is ending to cut off its running requests."""
         self._send(signal.SIGINT)
 
     async def end_within(self, timeout_s: float) -> int:

@@ -195,7 +195,7 @@ class _Supervisor:
                 _LOG.info("all workers are replaced")
 
     async def _replace(self, place: _Place) -> bool:
-        """Start a worker, let the old one end once the new one serves, and wait for its end.
+        """Start a new worker. Once it serves, end the old one and wait for its end.
 
         Return False if the new one did not start. The old one then stays.
         """
@@ -220,9 +220,9 @@ class _Supervisor:
         return self._settings.drain_delay_s + ALONE_S + self._settings.shutdown_timeout_s + AFTER_SHUTDOWN_S
 
     async def _stop(self) -> None:
-        """Let all workers end. They accept connections until the drain delay is over, and no process does so after it.
+        """End all workers. They accept connections during the drain delay; after it, no process does.
 
-        Each worker notices that the socket is shut down. A worker that hangs does not keep it open.
+        The socket is shut down for all processes, so a worker that hangs does not keep it open.
         """
         for worker in self._live:
             worker.drain()

@@ -97,7 +97,7 @@ async def test_a_cluster_passes() -> None:
             replace(CLUSTERED, cluster=replace(WHOLE, servers=0)),
             "mian",
             "failed",
-            "the server knows no cluster mian",
+            "the server has no cluster named mian",
             "system.clusters",
         ),
         (

@@ -18,7 +18,7 @@ app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
 helm.sh/chart: {{ (index . 0).Chart.Name }}-{{ (index . 0).Chart.Version }}
 {{- end }}
 
-{{/* What a pod is, besides its containers and volumes: nothing of the cluster is in it */}}
+{{/* The specification of a pod, without its containers and volumes. Nothing in it gives access to the cluster */}}
 {{- define "ibex.pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -38,7 +38,7 @@ securityContext:
     type: RuntimeDefault
 {{- end }}
 
-{{/* How a container runs. */}}
+{{/* The image of a container, and its security context */}}
 {{- define "ibex.container" -}}
 image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
 imagePullPolicy: {{ .Values.image.pullPolicy }}

@@ -114,7 +114,7 @@ class ClickHouseConnection:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="ibex-clickhouse")
 
     def reconnect_with(self, connect: Callable[[], Client]) -> None:
-        """Use another function to connect, and connect anew at the next use.
+        """Use another function to connect, and reconnect at the next use.
 
         If that fails, the former client is used, and the use after that tries again.
         """

@@ -1,4 +1,4 @@
-"""What ClickHouse tells about its version, the table of traces and the cluster, for `ibex doctor` (ADR 0059)."""
+"""The state of ClickHouse for `ibex doctor`: its version, the table of traces and the cluster (ADR 0059)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from ibex.adapters.clickhouse.layout import Layout
 
 CONNECTIONS: Final = 6
-"""The number of connections that are opened to learn whether they reach several shards."""
+"""The number of connections that are opened to count the shards that they reach."""
 
 _TABLES: Final = """
 SELECT name, engine, engine_full FROM system.tables
 WHERE database = {database:String} AND name IN {names:Array(String)}
 """
 _DEFAULTS: Final = "SELECT name, value FROM system.merge_tree_settings WHERE name IN {names:Array(String)}"
-# A worker has one insert under way, so that its batches differ in the time of insertion.
+# A worker has one insert in flight, so its batches differ in the time of insertion.
 _BUSIEST_HOUR: Final = """
 SELECT max(batches) FROM (
     SELECT toStartOfHour(inserted_at) AS hour, uniq(emitter_id, inserted_at) AS batches
@@ -73,9 +73,10 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """The state of the table of traces. ``front`` is the engine that is read from, ``engine`` that is written to.
+    """The state of the tables of traces.
 
-    Engines are empty if the table does not exist. ``cluster`` is None if none is set.
+    ``front`` is the engine of the table that IBEX reads from, ``engine`` of the one that it writes to. Engines are
+    empty if the table does not exist. ``cluster`` is None if none is set.
     """
 
     version: str

@@ -49,7 +49,7 @@ WHERE database = {database:String} AND name IN {names:Array(String)}
 """
 # What to do about the errors that a cluster causes, by ClickHouse's code.
 _ADVICE: Final[Mapping[int, str]] = {
-    **dict.fromkeys((170, 701), "the server knows no such cluster; see SELECT DISTINCT cluster FROM system.clusters"),
+    **dict.fromkeys((170, 701), "the server has no such cluster; see SELECT DISTINCT cluster FROM system.clusters"),
     139: "every server of the cluster needs the macros shard and replica",
     159: "some server of the cluster did not apply a statement in time; run `ibex migrate` again when all of them run",
     225: "the server is not connected to ClickHouse Keeper, which a cluster needs",

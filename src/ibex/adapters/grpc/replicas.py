@@ -188,7 +188,7 @@ class Replicas:
         return True
 
     async def _are_connected(self, renewed: Mapping[tuple[Endpoint, str], Replica]) -> bool:
-        """Wait until each connected replica is connected anew, or, if none is connected, any of them."""
+        """Wait until a new connection exists to each connected replica, or to any replica if none is connected."""
         ready = grpc.ChannelConnectivity.READY
         needed = [renewed[key] for key in renewed if self._all[key].channel.get_state() is ready]
         with suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""Whether this process should be sent requests: what it depends on, asked within a bound."""
+"""The readiness of this process for requests: checks of its dependencies, each with a time limit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReadinessCheck(Protocol):
 
     @property
     def name(self) -> str:
-        """What the check is called in the report."""
+        """The name of the check in the report."""
 
     @property
     def critical(self) -> bool:

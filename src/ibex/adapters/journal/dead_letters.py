@@ -29,7 +29,7 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 class ReplayInProgressError(OSError):
-    """Another process replays the dead letters of this journal."""
+    """Another process is replaying the dead letters of this journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,9 @@ def _locked(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(replay, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ReplayInProgressError(f"another process replays the dead letters in {directory}") from None
+            raise ReplayInProgressError(
+                f"another process replays the dead letters in {directory}; run the command again when it has ended"
+            ) from None
         yield
     finally:
         os.close(replay)

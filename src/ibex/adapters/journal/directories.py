@@ -158,7 +158,10 @@ def claim_any(configured: Path) -> Claim:
 def _refuse_newer(path: Path) -> None:
     newer = newer_format(path / JOURNAL, path / IN_FLIGHT_LOG)
     if newer is not None:
-        raise NewerJournalError(f"the journal in {path} is kept for a newer version of IBEX: {newer}")
+        raise NewerJournalError(
+            f"the journal in {path} is kept for a newer version of IBEX: {newer}."
+            " Run `ibex journal drain` of that version"
+        )
 
 
 def _is_own_directory(path: Path) -> bool:

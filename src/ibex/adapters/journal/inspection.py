@@ -1,4 +1,4 @@
-"""What the journals of an installation contain, read without changing them, also while their processes run."""
+"""Reports about the journals of an installation. Reading them changes nothing, even while their processes run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SIZE: Final = "SELECT coalesce(max(position), 0), coalesce(sum(length(body)), 0
 
 
 class JournalState(StrEnum):
-    """Whether something will deliver a journal, and if not, why."""
+    """The state of a journal: a process has it open, another process can deliver it, or none of this version can."""
 
     IN_USE = "in use"
     ORPHANED = "orphaned"
@@ -38,7 +38,7 @@ class JournalState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JournalReport:
-    """A journal. What could not be read is None. ``reason`` explains the last two states.
+    """A report about a journal. A field that could not be read is None. ``reason`` explains the last two states.
 
     ``process`` is the id that the owner has written, as its own process namespace numbers it. ``size_bytes`` counts the
     exchanges that a sink still waits for; ``oldest`` is the time at which the first of them ended. ``in_flight`` is the

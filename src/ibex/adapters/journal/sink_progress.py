@@ -1,4 +1,4 @@
-"""How long a sink has had pending exchanges without acknowledging any of them."""
+"""The detection of a stuck sink: one that has pending exchanges and acknowledges none of them."""
 
 from __future__ import annotations
 

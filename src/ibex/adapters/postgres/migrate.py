@@ -76,8 +76,8 @@ def upgrade(url: str, revision: str = "head", *, attempts: int = LOCK_ATTEMPTS) 
             continue
     raise MigrationError(
         "another transaction holds a lock that the migration needs"
-        f" ({attempts} attempts, each waited {LOCK_TIMEOUT_S:.0f} s). Nothing was changed. pg_stat_activity shows it:"
-        " look for an old xact_start. End it, and run `ibex migrate` again."
+        f" ({attempts} attempts, each waited {LOCK_TIMEOUT_S:.0f} s). Nothing was changed. Find that transaction in"
+        " pg_stat_activity by its old xact_start, end it, and run `ibex migrate` again."
     )
 
 

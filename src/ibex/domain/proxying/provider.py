@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How a provider differs from the API that it speaks (ADR 0055).
+    """The differences of a provider from the API that it speaks (ADR 0055).
 
     ``asks_for_usage`` is whether the proxy asks for the usage of streams. ``merges_instructions`` is whether a
     directive becomes part of the client's first instruction message, because the provider accepts only one.

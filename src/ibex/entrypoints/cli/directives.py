@@ -181,7 +181,7 @@ def _current_user() -> str:
     """Return the user's name; a number if the system has no name for the user, as in a container with any user id."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # before Python 3.13, and since
+    except (KeyError, OSError):  # KeyError before Python 3.13, OSError since
         return f"uid {os.getuid()}"
 
 

@@ -1,4 +1,4 @@
-"""``ibex journal``: what the journals on disk contain, and delivering it without a proxy."""
+"""``ibex journal``: list the journals on disk, and deliver them without a proxy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _REPLAY_COLUMNS: Final = {
     "path": "journal",
     "delivered": "delivered",
     "refused": "refused",
-    "unavailable": "not now",
+    "unavailable": "unavailable",
     "unreadable": "unreadable",
     "reason": "reason",
 }
@@ -100,7 +100,7 @@ def replay_dead_letters(invocation: Invocation, *, as_json: bool) -> None:
     with invocation.explaining_missing_settings():
         outcomes = asyncio.run(run())
     rows = [asdict(outcome) for outcome in outcomes]
-    show_rows(rows, as_json=as_json, empty="There is no dead letter.", columns=_REPLAY_COLUMNS)
+    show_rows(rows, as_json=as_json, empty="There are no dead letters.", columns=_REPLAY_COLUMNS)
     if any(outcome.refused or outcome.unavailable or outcome.unreadable for outcome in outcomes):
         raise Exit(EXIT_FAILED)
 
@@ -130,7 +130,7 @@ class _Failures:
 
     def dead_lettered(self, sink: Sink, reason: str) -> None:
         """Print the reason, unless it was printed before."""
-        self._print(f"{sink.value} refuse a row for good, which becomes a dead letter: {reason}")
+        self._print(f"a row of {sink.value} was refused for good and is now a dead letter: {reason}")
 
     def _print(self, message: str) -> None:
         if message not in self._printed:

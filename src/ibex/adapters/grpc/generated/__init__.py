@@ -1,1 +1,1 @@
-"""What protoc makes of ``proto/ibex/auth/v1/auth.proto``; ``make proto`` writes it anew."""
+"""The code that protoc generates from ``proto/ibex/auth/v1/auth.proto``; ``make proto`` regenerates it."""
