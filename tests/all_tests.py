@@ -1,8 +1,9 @@
 """`make test`: all tests, on four tracks at a time.
 
 Tests of running programs mostly wait for something, so three tracks of them share the machine: two halves of
-``tests/integration``, and ``tests/faults``. The fourth track has all others, which compute, with a lower priority. What
-all but the first track print is shown when all have ended. The exit code is the first that is not 0.
+``tests/integration``, of which the first takes some of ``tests/faults`` too, and the rest of ``tests/faults``. The
+fourth track has all others, which compute, with a lower priority. What all but the first track print is shown when all
+have ended. The exit code is the first that is not 0.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Final
 
 INTEGRATION: Final = "tests/integration"
 FAULTS: Final = "tests/faults"
+BESIDE_INTEGRATION: Final = ("postgres_failover", "restricted_starts", "rolling_restarts", "rotation", "two_versions")
+"""The modules of ``tests/faults`` on the first track, so that three tracks take the same time."""
 NICENESS: Final = "10"
 """Of the tests that compute: tests with time limits go first."""
 
@@ -27,8 +30,9 @@ def main() -> int:
     beside = [*pytest, "-p", "no:cacheprovider"]
     modules = sorted(map(str, Path(INTEGRATION).glob("test_*.py")))
     half = len(modules) // 2
+    moved = [f"{FAULTS}/test_{name}.py" for name in BESIDE_INTEGRATION]
     commands = [
-        [*beside, FAULTS],
+        [*beside, FAULTS, *(f"--ignore={module}" for module in moved)],
         [*beside, *modules[half:]],
         ["nice", "-n", NICENESS, *beside, f"--ignore={INTEGRATION}", f"--ignore={FAULTS}"],
     ]
@@ -37,7 +41,7 @@ def main() -> int:
         for command in commands:
             output = files.enter_context(tempfile.TemporaryFile())
             tracks.append((subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT), output))
-        codes = [subprocess.run([*pytest, *modules[:half]], check=False).returncode]
+        codes = [subprocess.run([*pytest, *modules[:half], *moved], check=False).returncode]
         for process, output in tracks:
             codes.append(process.wait())
             output.seek(0)

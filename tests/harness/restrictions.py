@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from harness.process import IbexProcess
 
+ROOT: Final = Path(__file__).parents[2]
 VOLUME: Final = "/mnt"
 """Where ``sandbox`` mounts the volume."""
 NAMELESS_UID: Final = 54_321
@@ -53,6 +54,8 @@ def sandbox(
     command = [bubblewrap(), "--die-with-parent", *root, *_readable_interpreter()]
     if read_only:
         command += ["--perms", "1777", "--size", str(1 << 20), "--tmpfs", "/tmp"]  # noqa: S108 - of the sandbox
+        if ROOT.is_relative_to("/tmp"):  # noqa: S108 - a checkout there would disappear
+            command += ["--ro-bind", str(ROOT), str(ROOT)]
     if shm_bytes:
         command += ["--perms", "1777", "--size", str(shm_bytes), "--tmpfs", "/dev/shm"]  # noqa: S108 - of the sandbox
     command += ["--bind", str(volume), VOLUME, "--chdir", VOLUME]

@@ -15,7 +15,7 @@ from harness.unwired import Unwired
 from ibex.adapters.http_client.response_body import ResponseBody, TimeLimits
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 from ibex.adapters.openai.errors import AttemptInfo
-from ibex.adapters.openai.provider import OpenAIStream
+from ibex.adapters.openai.stream import OpenAIStream
 
 LONG_S = 60.0
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -52,7 +52,8 @@ from ibex.adapters.http_client.httpx_transport import httpx_transport
 from ibex.adapters.http_client.pool import PoolLimits
 from ibex.adapters.http_client.transport import Http1Transport, default_transport
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
-from ibex.adapters.openai.provider import OpenAIProvider, OpenAIStream
+from ibex.adapters.openai.provider import OpenAIProvider
+from ibex.adapters.openai.stream import OpenAIStream
 from ibex.domain.errors import IbexError, OverloadedError
 from ibex.domain.provider_errors import (
     ProviderError,

@@ -53,7 +53,7 @@ def _commands(group: click.Group, path: list[str]) -> Iterator[tuple[list[str], 
 
 
 def _context(command: click.Command, path: list[str]) -> click.Context:
-    return click.Context(command, info_name=" ".join(path))
+    return click.Context(command, info_name=" ".join(path), **cli.context_settings)
 
 
 def _usage(command: click.Command, path: list[str]) -> str:

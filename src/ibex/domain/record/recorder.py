@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from contextvars import copy_context
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ibex.domain.errors import InternalError
@@ -156,7 +155,8 @@ class Recorder:
         self._appending += 1
         try:
             # The journal reports from its own context. Observers find the current request in the caller's.
-            self._journal.append(exchange, partial(copy_context().run, self._appended, exchange, recording))
+            run = copy_context().run
+            self._journal.append(exchange, lambda error: run(self._appended, exchange, recording, error))
         except Exception as error:  # noqa: BLE001 - its port declares none
             report_bug("the journal", error)
             self._appended(exchange, recording, error)

@@ -22,7 +22,8 @@ from ibex.adapters.http_client import retry
 from ibex.adapters.openai import provider as provider_module
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.extra_headers import parse_headers
-from ibex.adapters.openai.provider import OpenAIProvider, OpenAIStream
+from ibex.adapters.openai.provider import OpenAIProvider
+from ibex.adapters.openai.stream import OpenAIStream
 from ibex.domain.errors import OverloadedError
 from ibex.domain.provider_errors import (
     ProviderError,

@@ -16,7 +16,7 @@ from harness.upstream import HUSH, FakeBody, FakeNetworkStream
 from ibex.adapters.http_client.response_body import ResponseBody, TimeLimits
 from ibex.adapters.http_client.upstream import HttpxResponse
 from ibex.adapters.openai.errors import AttemptInfo
-from ibex.adapters.openai.provider import OpenAIStream
+from ibex.adapters.openai.stream import OpenAIStream
 from ibex.domain.provider_errors import ProviderTimeoutError, ProviderUnavailableError
 
 if TYPE_CHECKING:

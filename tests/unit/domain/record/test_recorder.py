@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -326,3 +327,25 @@ async def test_an_exception_of_an_observer_does_not_affect_other_observers() -> 
     assert desk.observer.exchanges[0].journaled
     message = "an observer raised an exception that its port does not declare"
     assert [report["message"] for report in reports] == [message]
+
+
+async def test_observers_run_in_the_context_of_the_recorded_request() -> None:
+    """They find the current request there, although the journal reports from a context of its own."""
+    current: ContextVar[str] = ContextVar("current", default="none")
+    seen: list[str] = []
+
+    class Observer(RecordingObserver):
+        def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
+            super().recorded(exchange, journaled=journaled)
+            seen.append(current.get())
+
+    class Journal(ScriptedJournal):
+        def append(self, exchange: Exchange, done: Callable[[JournalUnavailableError | None], None]) -> None:
+            self.kept.append(exchange)
+            asyncio.get_running_loop().call_soon(done, None, context=Context())
+
+    recorder = Recorder(Journal(), [Observer()], SequentialIds(), status_of)
+    current.set("request")
+    await recorder.record(Desk.in_flight())
+
+    assert seen == ["request"]
