@@ -206,7 +206,8 @@ class DrainingServer(uvicorn.Server):
         deadline = loop.time() + self._times.finish_s
         while (self.server_state.connections or self.server_state.tasks) and loop.time() < deadline:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurried.wait(), _POLL_S)
+                async with asyncio.timeout(_POLL_S):
+                    await self._hurried.wait()
                 return
 
 

@@ -102,7 +102,8 @@ class WorkerProcess:
     async def wait_until_serving(self, timeout_s: float) -> bool:
         """Return whether the worker accepts connections within this time; False if it ends before."""
         with suppress(TimeoutError):
-            return await asyncio.wait_for(asyncio.shield(self._serves), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(self._serves)
         return False
 
     def drain(self) -> None:

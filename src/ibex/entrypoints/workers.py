@@ -153,7 +153,8 @@ class _Supervisor:
                 return
             delay_s = UNUSABLE_FILE_DELAY_S
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), delay_s)
+            async with asyncio.timeout(delay_s):
+                await self._stopping.wait()
 
     async def _spawn(self, *, replaces: bool) -> WorkerProcess:
         number = self._free.pop()

@@ -143,8 +143,9 @@ class TokenFilter:
     async def run(self) -> None:
         """Build the filter, and rebuild it when necessary, until cancelled."""
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._should_build.wait(), RECOUNT_S)
+            with suppress(TimeoutError):  # before Python 3.12, ``wait_for`` could lose a cancellation
+                async with asyncio.timeout(RECOUNT_S):
+                    await self._should_build.wait()
             try:
                 if self._should_build.is_set() or await self._is_half_gone():
                     self._should_build.clear()

@@ -124,6 +124,20 @@ async def test_a_token_that_is_created_during_the_build_is_added() -> None:
 
 
 @in_simulated_time
+async def test_a_cancellation_ends_the_task_even_as_a_build_begins() -> None:
+    """A worker that ends would else wait for the task for ever."""
+    token_filter = TokenFilter(Tokens([]), KEY)
+    task = asyncio.create_task(token_filter.run())
+    await asyncio.sleep(1)
+
+    token_filter.reset()
+    task.cancel()
+    await asyncio.wait([task], timeout=1)
+
+    assert task.cancelled()
+
+
+@in_simulated_time
 async def test_a_stream_that_does_not_resume_discards_the_filter() -> None:
     """This also applies while the filter is being built."""
     tokens = Tokens([uuid4() for _ in range(PAGE_TOKENS + 10)])
