@@ -135,7 +135,7 @@ class _Connection(asyncio.Protocol):
             self._missing = end + 4 + int(length[1]) - len(answer)
             if self._missing > 0:
                 return
-        elif not answer.endswith(b"0\r\n\r\n"):  # chunked
+        elif not answer.endswith(b"0\r\n\r\n", end + 4):  # chunked; the last header may end with a 0 too
             return
         self._received, self._missing, self.busy = [], 0, False
         took, timing = _TOOK.search(answer, end), _TIMING.search(answer, 0, end)
