@@ -14,6 +14,7 @@ from harness.loopback import REQUEST, Loopback
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import completion, completion_body
 from harness.raw_http import WAIT_S, RawClient
+from harness.readable import is_readable
 from ibex.adapters.http_server.client_connection import Limits
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def test_a_slow_body_gets_408(impatient: Loopback, framing: str) -> None:
     began = time.monotonic()
     with impatient.client() as client:
         client.send(impatient.head(framing, request_id=request_id))
-        while not select.select([client.socket], [], [], 0.1)[0]:
+        while not is_readable(client.socket, 0.1):
             client.send(b"64\r\n" + b" " * 100 + b"\r\n" if chunked else b" " * 100)
             assert time.monotonic() - began < WAIT_S
         took = time.monotonic() - began

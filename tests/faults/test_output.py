@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import httpx
 import pytest
 
 from harness.dev import folder_of_its_own, processes_on
+from harness.readable import is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,8 +67,7 @@ class Speaking:
 
     def _read(self) -> bytes:
         """Return the next bytes, which must arrive within ``COMES_WITHIN_S``."""
-        readable, _, _ = select.select([self._reading], [], [], COMES_WITHIN_S)
-        piece = os.read(self._reading, 1 << 16) if readable else b""
+        piece = os.read(self._reading, 1 << 16) if is_readable(self._reading, COMES_WITHIN_S) else b""
         assert piece, self._text.decode()
         return piece
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import select
 import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from harness.readable import is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +42,7 @@ def black_hole() -> Iterator[AddressInfo]:
         listener.bind((LOOPBACK, 0))
         listener.listen(0)
         with socket.create_connection(listener.getsockname(), WAIT_S):
-            assert select.select([listener], [], [], WAIT_S)[0], "the queue did not fill"
+            assert is_readable(listener, WAIT_S), "the queue did not fill"
             yield address_info(listener.getsockname()[1])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import select
 import signal
 import stat
 import subprocess
@@ -27,6 +26,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from clickhouse_connect.driver.summary import QuerySummary
 
 from harness.exchanges import an_exchange
+from harness.readable import is_readable
 from ibex.adapters.clickhouse.engine import ClickHouseEngine, EngineStartError
 from ibex.adapters.clickhouse.engine_server import NICE
 from ibex.adapters.clickhouse.migrate import migrate
@@ -110,7 +110,7 @@ def _has_ended(pid: int, timeout_s: float) -> bool:
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([process], [], [], timeout_s)[0])
+        return is_readable(process, timeout_s)
     finally:
         os.close(process)
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import pytest
 
 from harness.process import IbexProcess
 from harness.production import START_TIMEOUT_S, Production
+from harness.readable import is_readable
 from harness.rotation import wait_until
 from ibex.entrypoints import workers
 from ibex.entrypoints.home import Home
@@ -75,7 +75,7 @@ def test_workers_exit_if_the_supervisor_is_killed(production: Production) -> Non
     watcher.process.kill()
 
     for handle in handles:  # readable once the process has ended
-        assert select.select([handle], [], [], END_TIMEOUT_S)[0]
+        assert is_readable(handle, END_TIMEOUT_S)
         os.close(handle)
     assert watcher.wait() == -signal.SIGKILL
 
