@@ -1,4 +1,4 @@
-"""The garbage collector as in a worker: existing objects are frozen, and the thresholds are raised."""
+"""Fixtures of all stages: the garbage collector and the event loop, as in a worker."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import gc
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 
 from ibex.entrypoints.process_tuning import collect_rarely
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterator
 
 
@@ -26,3 +28,11 @@ def _collector_of_a_worker(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     gc.set_threshold(*before)
     gc.unfreeze()
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """Return an event loop of the kind that a worker uses."""
+    made: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    yield made
+    made.close()

@@ -25,8 +25,6 @@ from ibex.adapters.system.ids import SystemIds
 from ibex.domain.proxying.capacity import Capacity, Reservation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pytest_benchmark.fixture import BenchmarkFixture
 
     from ibex.adapters.http_server.asgi import Receive, Scope, Send
@@ -59,16 +57,6 @@ async def answer(_context: RequestContext, client: ClientConnection, _path_templ
 async def answer_by_asgi(scope: Scope, receive: Receive, send: Send) -> None:
     """Do the same for an ASGI request."""
     await answer(context_of(scope), AsgiClient(scope, receive, send, Limits()), PATH)
-
-
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """Return an event loop of the kind that a worker uses."""
-    made = uvicorn.Config("", loop="auto").get_loop_factory()
-    assert made is not None
-    loop = made()
-    yield loop
-    loop.close()
 
 
 class _Observer(RecordingRequestObserver):

@@ -52,15 +52,6 @@ class _Unkept(InMemoryJournal):
 
 
 @pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop as in a worker."""
-    uvloop = pytest.importorskip("uvloop")
-    made: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def logging_to_nowhere() -> Iterator[None]:
     """The worker's own logging to the null device: one write per line, and no disk."""
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, logging_to(nowhere):

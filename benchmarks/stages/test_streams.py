@@ -6,15 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-import uvicorn
 
 from harness.openai_wire import chunked
 from harness.server_connection import RecordingTransport
 from harness.stream_scene import StreamScene
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pytest_benchmark.fixture import BenchmarkFixture
 
 pytestmark = pytest.mark.benchmark(group="3 answer")
@@ -24,16 +21,6 @@ EVENT = chunked(
     b'"model":"gpt-4o-2024-08-06","service_tier":"default","system_fingerprint":"fp_fc9f1d7035",'
     b'"choices":[{"index":0,"delta":{"content":" mountain"},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
 )
-
-
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """Return an event loop of the kind that a worker uses."""
-    made = uvicorn.Config("", loop="auto").get_loop_factory()
-    assert made is not None
-    loop = made()
-    yield loop
-    loop.close()
 
 
 class _Client(RecordingTransport):

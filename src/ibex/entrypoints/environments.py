@@ -163,7 +163,9 @@ def _shared_responses(
 
 
 def sealing_secrets(settings: Settings) -> list[bytes]:
-    """Return the secrets of entries in Redis: the first seals them, the others only open them. Empty if there is none.
+    """Return the secrets of entries in Redis: the first seals them, the others only open them.
+
+    The list is empty if no secret is set.
 
     A service token that auth already accepts may seal entries of other proxies.
     """

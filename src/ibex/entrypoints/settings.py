@@ -309,7 +309,7 @@ class Settings(DatabaseSettings):
 
     @property
     def service_tokens(self) -> tuple[str, ...]:
-        """The credentials that auth accepts from proxies. A proxy presents the last. Empty if there is none."""
+        """The credentials that auth accepts from proxies. A proxy presents the last. Empty if no token is set."""
         if self.auth_service_tokens is not None:
             return self.auth_service_tokens.reveal()
         return () if self.auth_service_token is None else (self.auth_service_token.reveal(),)

@@ -95,7 +95,7 @@ class Callers:
     def accept(self, credentials: Sequence[str]) -> None:
         """Accept each of these credentials of services from now on, and no other.
 
-        Raises ``ValueError`` if there is none, which would admit every service, or an empty one.
+        Raises ``ValueError`` if the list is empty, because auth would then admit every service, or if a token is empty.
         """
         if not credentials or not all(credential.strip() for credential in credentials):
             raise ValueError("the service credential must not be empty")

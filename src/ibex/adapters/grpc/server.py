@@ -122,7 +122,7 @@ class AuthServer:
     def accept_credentials(self, credentials: Sequence[str]) -> None:
         """Accept each of these service credentials from now on. Running watches continue.
 
-        Raises ``ValueError`` if there is none, or an empty one; the former credentials stay.
+        Raises ``ValueError`` if the list or a credential is empty. The former credentials then stay in use.
         """
         self._callers.accept(credentials)
 

@@ -71,8 +71,10 @@ class DirectRoutes:
         """Return the request that these bytes are; None if it is not direct, or needs more bytes, or is invalid."""
         line = data.find(b"\r\n") + 2
         route = self._routes.get(data[:line])
+        if route is None:
+            return None
         head_end = data.find(b"\r\n\r\n", line) + 2
-        if route is None or head_end < line or head_end > MAX_HEAD_BYTES:
+        if head_end < line or head_end > MAX_HEAD_BYTES:
             return None
         fields = _fields(data[line:head_end])
         if fields is None or b"host" not in fields or not fields.keys().isdisjoint(_UNUSUAL):
