@@ -8,13 +8,17 @@ import pytest
 
 from harness.dev import IbexDev, folder_of_its_own
 from harness.openai import ScriptedOpenAI
+from harness.production import Production
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
+    from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
+    from harness.redis import RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +54,25 @@ async def app(postgres: PostgresDatabase) -> AsyncIterator[Database]:
     await database.open()
     yield database
     await database.close()
+
+
+@pytest.fixture(scope="module")
+def with_auth(
+    module_postgres: PostgresDatabase,
+    module_clickhouse: ClickHouseDatabase,
+    module_redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Production]:
+    """The settings of the servers, and one auth for all tests of this module."""
+    stack = Production.over(module_postgres, module_clickhouse, module_redis.url, tmp_path_factory.mktemp("production"))
+    stack.start_auth()
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture
+def production(with_auth: Production, tmp_path: Path) -> Iterator[Production]:
+    """The same settings in a separate folder. The processes of a test are stopped at its end."""
+    stack = Production({**with_auth.environ, "IBEX_JOURNAL_DIR": str(tmp_path / "journal")}, tmp_path)
+    yield stack
+    stack.stop()

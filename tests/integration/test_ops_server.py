@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -16,40 +15,10 @@ from harness.servers import free_port
 from ibex.entrypoints.ops_server import listen_for_ops
 from ibex.entrypoints.settings import Settings
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from harness.clickhouse import ClickHouseDatabase
-    from harness.postgres import PostgresDatabase
-    from harness.redis import RedisServer
-
 pytestmark = pytest.mark.integration
 
 MANY = 10_000
 OPS = {"IBEX_OPS_LISTEN": "127.0.0.1:0", "IBEX_BASE_PATH": "/gateway"}
-
-
-@pytest.fixture(scope="module")
-def with_auth(
-    module_postgres: PostgresDatabase,
-    module_clickhouse: ClickHouseDatabase,
-    module_redis: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Production]:
-    """The settings of the servers, and one auth for all tests of this module."""
-    stack = Production.over(module_postgres, module_clickhouse, module_redis.url, tmp_path_factory.mktemp("ops"))
-    stack.start_auth()
-    yield stack
-    stack.stop()
-
-
-@pytest.fixture
-def production(with_auth: Production, tmp_path: Path) -> Iterator[Production]:
-    """The same settings in a separate folder. The processes of a test are stopped at its end."""
-    stack = Production({**with_auth.environ, "IBEX_JOURNAL_DIR": str(tmp_path / "journal")}, tmp_path)
-    yield stack
-    stack.stop()
 
 
 def ops_address(production: Production) -> str:

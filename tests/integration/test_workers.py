@@ -24,38 +24,11 @@ from ibex.entrypoints.worker_process import WorkerSlot
 from ibex.entrypoints.workers import supervise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
-    from harness.redis import RedisServer
 
 pytestmark = pytest.mark.integration
 
 END_TIMEOUT_S = 30
-
-
-@pytest.fixture(scope="module")
-def with_auth(
-    module_postgres: PostgresDatabase,
-    module_clickhouse: ClickHouseDatabase,
-    module_redis: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Production]:
-    """The settings of the servers, and one auth for all tests of this module."""
-    stack = Production.over(module_postgres, module_clickhouse, module_redis.url, tmp_path_factory.mktemp("workers"))
-    stack.start_auth()
-    yield stack
-    stack.stop()
-
-
-@pytest.fixture
-def production(with_auth: Production, tmp_path: Path) -> Iterator[Production]:
-    """The same settings in a separate folder. The processes of a test are stopped at its end."""
-    stack = Production({**with_auth.environ, "IBEX_JOURNAL_DIR": str(tmp_path / "journal")}, tmp_path)
-    yield stack
-    stack.stop()
 
 
 def test_a_stop_while_workers_start_succeeds(production: Production) -> None:
