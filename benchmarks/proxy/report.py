@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.proxy import svg, tables
-from benchmarks.proxy.gateways import FERRO, LITELLM, NGINX, PEERS_IN_ORDER, PORTKEY
+from benchmarks.proxy.charts import cost, percentile_curves, singles
+from benchmarks.proxy.gateways import FERRO, LITELLM, NGINX, PORTKEY
 from benchmarks.proxy.goals import median
 from benchmarks.proxy.page import chart, heads, html_table, page, section
 from benchmarks.proxy.stages import spoken
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-_QUIET_CORES: Final = 0.15
 _SHORT_US: Final = 100.0
 
 
@@ -48,14 +48,10 @@ def write_report(path: Path, results: Results) -> Path:
 def _top(results: Results) -> str:
     about = results["about"]
     what = "A quick run: it shows that everything works; its figures are no record. " if results["quick"] else ""
-    rounds = f"Medians of {results['rounds']} rounds, in turns" if results["rounds"] > 1 else "One round"
     told = (
         f"{what}{about['date']}, commit {about['commit'][:12]}{about['commit'][40:]},"
-        f" {about['processor']}, {about['cores']} cores for everything. {rounds}."
+        f" {about['processor']}, {about['cores']} cores for everything. {tables.conditions(results)}"
     )
-    others = tables.disturbance(results)
-    if others > _QUIET_CORES:
-        told += f" Others used up to {others:.1f} cores meanwhile: these figures are not to be trusted."
     return f'<h1>IBEX: the numbers</h1><p class="soft">{told}</p>{heads(_facts(results))}'
 
 
@@ -97,15 +93,11 @@ def _peers(results: Results) -> str:
 
 def _closed(results: Results) -> str:
     runs: Runs = results["closed"]["runs"]
-    singles = {name: runs[name] for name in (ibex_name(1), *PEERS_IN_ORDER) if name in runs}
+    beside = singles(runs)
     best = median(runs[ibex_name(1)], "rate")
     rows = [
         (name, median(found, "rate"), f"{median(found, 'rate'):,.0f}/s  ({median(found, 'rate') / best:.2f} × IBEX)")
-        for name, found in sorted(singles.items(), key=lambda item: -median(item[1], "rate"))
-    ]
-    cpu = [
-        (name, median(found, "cpu_us"), f"{median(found, 'cpu_us'):,.0f} µs")
-        for name, found in sorted(singles.items(), key=lambda item: median(item[1], "cpu_us"))
+        for name, found in sorted(beside.items(), key=lambda item: -median(item[1], "rate"))
     ]
     measured = [(float(name.split()[1]), median(found, "rate")) for name, found in runs.items() if "IBEX" in name]
     scaling = {"IBEX": measured, "in proportion": [(count, count * measured[0][1]) for count, _ in measured]}
@@ -119,8 +111,8 @@ def _closed(results: Results) -> str:
         f" {results['closed']['cores']} cores for proxy, databases, provider and load generator together, so absolute"
         " figures and scaling say as much of the machine as of the proxy: ratios and processor time a request count.",
         chart("Requests a second, one worker or process", svg.bars(rows)),
-        chart("Processor time of the proxy a request", svg.bars(cpu)),
-        chart("Latency", _curves({name: runs[name] for name in runs if name != DIRECT}, "curve", "ms")),
+        chart("Processor time of the proxy a request", cost(beside)),
+        chart("Latency", percentile_curves({name: runs[name] for name in runs if name != DIRECT}, "ms")),
         chart("Requests a second against workers", svg.lines(scaling, x, svg.linear(rates, "requests/s"), marks=True)),
         html_table(tables.closed_table(results)),
     )
@@ -148,7 +140,7 @@ def _profile(results: Results) -> str:
 def _paced(results: Results) -> str:
     runs: Runs = results["paced"]["runs"]
     parts = [
-        chart("Overhead of a request", _curves(runs, "curve", "overhead in ms")),
+        chart("Overhead of a request", percentile_curves(runs, "overhead in ms")),
         html_table(tables.paced_table(results)),
     ]
     stages = tables.stages_of(results)
@@ -192,10 +184,10 @@ def _streams(results: Results) -> str:
         "Streams",
         f"{streams['events_a_second']} events a second in each stream. Every event holds the time of its writing, so"
         " what it took on its way is known of every single one; without a proxy it is what the machine itself takes.",
-        chart(f"{streams['streams']} streams at once: delay of an event", _curves(streams["runs"], "curve", "ms")),
+        chart(f"{streams['streams']} streams at once: delay of an event", percentile_curves(streams["runs"], "ms")),
         chart(
             f"{streams['streams_with_peers']} streams at once, one worker each: delay of an event",
-            _curves(streams["peers"], "curve", "ms"),
+            percentile_curves(streams["peers"], "ms"),
         ),
         html_table(tables.streams_table(results)),
     )
@@ -260,14 +252,3 @@ def _about(results: Results) -> str:
     ]
     lead = "make bench on the same commit makes all of this again; make bench-peers installs the peers."
     return section("Of what these figures are", lead, html_table(tables.Table("", ["", ""], rows)))
-
-
-def _curves(runs: Runs, key: str, unit: str) -> str:
-    """Return percentile curves, each percentile the median of the rounds."""
-    series = {}
-    for name, found in runs.items():
-        shared = [percent for percent in found[0][key] if all(percent in run[key] for run in found)]
-        series[name] = [(float(percent), median([run[key] for run in found], percent)) for percent in shared]
-    values = [value for points in series.values() for _, value in points]
-    last = max([percent for points in series.values() for percent, _ in points] or [99.0])
-    return svg.lines(series, svg.percentiles(last), svg.logarithmic(values, unit), height=340)

@@ -1,7 +1,7 @@
-"""Charts as inline SVG, without dependencies; the page's style sets their colours.
+"""Charts as SVG, without dependencies: inline in a page that has ``STYLE``, or ``standalone`` as a file.
 
-The class of a mark is that of its series (``s0`` to ``s9``, by ``style_of``); the page gives the classes their colours,
-light and dark.
+The class of a mark is that of its series (``s0`` to ``s9``, by ``style_of``); the style gives the classes their
+colours, light and dark.
 """
 
 from __future__ import annotations
@@ -33,6 +33,28 @@ _STYLES: Final = (
     "Ferro",
 )
 _SHADES: Final = 8
+STYLE: Final = (
+    """
+:root { --card:#fff; --ink:#22252a; --soft:#6b7178; --rule:#e4e2dd; --s0:#a9afb6; --s1:#5f6b76; --s2:#1c7ed6;
+  --s3:#9c36b5; --s4:#d9480f; --s5:#e8890c; --s6:#b5860b; --s7:#7a5c00; --s8:#0c8599; --s9:#c2255c; --p0:#d9480f;
+  --p1:#0ca678; --p2:#1c7ed6; --p3:#c2255c; --p4:#e0a800; --p5:#a9afb6; --p6:#5f6b76; --p7:#dcdad4 }
+@media (prefers-color-scheme: dark) { :root { --card:#1e2125; --ink:#e6e4df; --soft:#9aa0a6; --rule:#33373c;
+  --s0:#6b7178; --s1:#adb5bd; --s2:#4dabf7; --s3:#da77f2; --s4:#ff7a33; --s5:#ffb03b; --s6:#e0c060; --s7:#c9a227;
+  --s8:#3bc9db; --s9:#f783ac; --p7:#3a3f45 } }
+.grid { stroke:var(--rule); stroke-width:1 } .tick { fill:var(--soft); font-size:11px }
+.label { fill:var(--ink); font-size:12px } .value { fill:var(--soft); font-size:12px } .name { font-size:12px }
+.line { fill:none; stroke-width:2.2; stroke-linejoin:round } .lead { fill:none; stroke-width:.7; opacity:.6 }
+.line.s0 { stroke-dasharray:5 4 } .limit { stroke:var(--ink); stroke-dasharray:3 3; opacity:.5 }
+"""
+    + "\n".join(
+        f".line.s{n}, .lead.s{n} {{ stroke:var(--s{n}) }} .dot.s{n}, .bar.s{n}, .name.s{n} {{ fill:var(--s{n}) }}"
+        for n in range(len(_STYLES))
+    )
+    + "\n"
+    + "\n".join(f".bar.p{n} {{ fill:var(--p{n}) }}" for n in range(_SHADES))
+    + "\n"
+)
+"""The colours of all charts, light and dark."""
 _LIKE: Final = {"in proportion": "s0", "IBEX": "s4"}
 
 
@@ -76,6 +98,16 @@ def percentiles(last: float) -> Axis:
     nines = math.log10(100 / (100 - last))
     ticks = [(value, text) for value, text in shown if value <= last + 1e-9]
     return Axis(lambda value: math.log10(100 / (100 - value)) / nines, ticks, "percentile")
+
+
+def standalone(chart: str) -> str:
+    """Return a chart as a file of its own, on a card, so that it is readable on a page of either colour scheme."""
+    attributes, _, content = chart.removeprefix("<svg ").partition(">")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {attributes}>\n'
+        f"<style>{STYLE}svg {{ font-family:system-ui, sans-serif }} .card {{ fill:var(--card) }}</style>\n"
+        '<rect class="card" width="100%" height="100%" rx="10"/>' + content.replace("><", ">\n<") + "\n"
+    )
 
 
 def lines(series: Mapping[str, Points], x: Axis, y: Axis, *, height: int = 300, marks: bool = False) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _WIDE: Final = 170
+_QUIET_CORES: Final = 0.15
 OTHERS: Final = "others"
 GROUPS: Final = ("proxy", "auth", "PostgreSQL", "Redis", "ClickHouse", "provider", "load generator", OTHERS)
 REACHED: Final = {True: "yes", False: "NO", None: "-"}
@@ -295,6 +296,15 @@ def machine_uses(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 def disturbance(results: Mapping[str, Any]) -> float:
     """Return the most cores that other processes used during a measurement."""
     return max([use[OTHERS] for use in machine_uses(results).values()], default=0.0)
+
+
+def conditions(results: Mapping[str, Any]) -> str:
+    """Return how many rounds were measured, and whether other processes disturbed them, as sentences."""
+    rounds = f"Medians of {results['rounds']} rounds, in turns." if results["rounds"] > 1 else "One round."
+    others = disturbance(results)
+    if others <= _QUIET_CORES:
+        return rounds
+    return f"{rounds} Others used up to {others:.1f} cores meanwhile: these figures are not to be trusted."
 
 
 def _group(group: str, target: str) -> str:
