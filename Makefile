@@ -239,6 +239,10 @@ docs-serve: $(DOCS_STAMP) ## serve the documentation site at http://127.0.0.1:80
 pictures: $(STAMP) ## regenerate the pictures of the documentation from the output of the commands
 	@$(BIN)/python -m tools.pictures
 
+.PHONY: curves
+curves: $(STAMP) ## draw the curves of the last make bench for the documentation
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.curves
+
 .PHONY: clickhouse-ddl
 clickhouse-ddl: $(STAMP) ## regenerate tests/cases/clickhouse/cluster.sql: what ibex migrate runs on a ClickHouse cluster
 	@PYTHONPATH=tests $(BIN)/python -m harness.clickhouse_ddl
