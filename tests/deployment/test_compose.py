@@ -178,7 +178,13 @@ def test_grafana_finds_the_dashboards_and_their_data_sources() -> None:
         asked |= {variable["query"] for variable in variables if variable["type"] == "datasource"}
 
     assert asked == {source["type"] for source in sources}
-    assert f"./grafana:{provider['options']['path']}:ro" in SERVICES["grafana"]["volumes"]
+    (mounted,) = [
+        DEPLOY / volume.partition(":")[0]
+        for volume in SERVICES["grafana"]["volumes"]
+        if volume.endswith(f":{provider['options']['path']}:ro")
+    ]
+    assert {path.name for path in mounted.iterdir()} == {path.name for path in (DEPLOY / "grafana").iterdir()}
+    assert not [path for path in mounted.iterdir() if path.is_symlink()], "a link leads nowhere in the container"
     (password,) = re.findall(r"\$__file\{/run/secrets/(\w+)\}", str(sources))
     assert password in SERVICES["grafana"]["secrets"]
 

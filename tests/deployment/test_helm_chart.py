@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+import msgspec
 import pytest
 
-from harness.deployment import FLUSH_S
-from harness.helm import KUBERNETES, answer_to, environment, objects, pods
+from harness.deployment import DEPLOY, FLUSH_S
+from harness.helm import CHART, KUBERNETES, answer_to, environment, objects, pods
 
+CONFIG_MAP_BYTES: Final = 1 << 20
+"""The limit of Kubernetes for a ConfigMap."""
 EVERYTHING: Final[dict[str, Any]] = {
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    "dashboards": {"enabled": True, "label": "example.com/dashboard", "annotations": {"grafana_folder": "IBEX"}},
     "authTLSSecret": "ibex-auth-tls",
     "imagePullSecrets": [{"name": "registry"}],
     "serviceAccountName": "ibex",
@@ -79,6 +84,52 @@ def test_pod_monitors_select_the_pods_and_their_port_of_operations() -> None:
         assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["ops"]
         assert "ops" in {port["name"] for port in pods(EVERYTHING)[component]["containers"][0]["ports"]}
     assert not [one for one in objects({}) if one["kind"] == "PodMonitor"]
+
+
+def test_the_rule_of_prometheus_has_the_alerts_of_the_file() -> None:
+    """Helm copies the file as it is: the templates in its annotations are Prometheus' own."""
+    rule = the("PrometheusRule", "ibex", EVERYTHING)
+
+    assert rule["spec"] == msgspec.yaml.decode((DEPLOY / "rules.yaml").read_bytes())
+    assert "{{ $labels.sink }}" in rule["spec"]["groups"][0]["rules"][0]["annotations"]["summary"]
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert not [one for one in objects({}) if one["kind"] == "PrometheusRule"]
+
+
+def test_the_rules_have_only_fields_of_the_operators_schema() -> None:
+    """The operator refuses others; its schemas are not among those of Kubernetes."""
+    for group in the("PrometheusRule", "ibex", EVERYTHING)["spec"]["groups"]:
+        assert set(group) <= {"name", "interval", "rules"}
+        for rule in group["rules"]:
+            assert set(rule) <= {"alert", "record", "expr", "for", "keep_firing_for", "labels", "annotations"}
+
+
+@pytest.mark.parametrize(
+    ("values", "label"),
+    [
+        ({}, ("grafana_dashboard", "1")),
+        ({"label": "example.com/board", "labelValue": "yes"}, ("example.com/board", "yes")),
+    ],
+    ids=["default", "another-label"],
+)
+def test_the_config_map_has_the_dashboards_and_the_label_of_grafanas_sidecar(
+    values: dict[str, Any], label: tuple[str, str]
+) -> None:
+    """Each file of deploy/grafana arrives byte for byte."""
+    given = {"dashboards": {"enabled": True, **values}}
+    found = the("ConfigMap", "ibex-dashboards", given)
+
+    assert found["data"] == {path.name: path.read_text() for path in (DEPLOY / "grafana").iterdir()}
+    assert label in found["metadata"]["labels"].items()
+    assert len(json.dumps(found)) < CONFIG_MAP_BYTES
+    assert not [one for one in objects({}) if one["kind"] == "ConfigMap"]
+
+
+@pytest.mark.parametrize("name", ["rules.yaml", "grafana/ibex-metrics.json", "grafana/ibex-traces.json"])
+def test_a_file_that_the_chart_contains_exists_once(name: str) -> None:
+    """Helm reads files of the chart only, so the chart has the file. deploy/ has a link to it, and no copy."""
+    assert (DEPLOY / name).is_symlink()
+    assert (DEPLOY / name).resolve().is_relative_to(CHART / "files")
 
 
 @BOTH
@@ -157,10 +208,13 @@ def test_each_program_gets_its_own_secrets_as_files(values: dict[str, Any]) -> N
 @BOTH
 def test_selectors_match_the_labels_of_the_pods(values: dict[str, Any]) -> None:
     """A budget, policy or Service that selects nothing has no effect, and says nothing."""
-    labels = [one["spec"]["template"]["metadata"]["labels"] for one in objects(values) if "template" in one["spec"]]
+    labels = [
+        one["spec"]["template"]["metadata"]["labels"] for one in objects(values) if "template" in one.get("spec", {})
+    ]
     selectors = []
     for one in objects(values):
-        selector = one["spec"].get("podSelector", one["spec"].get("selector", {}))
+        spec = one.get("spec", {})
+        selector = spec.get("podSelector", spec.get("selector", {}))
         selectors.append(selector.get("matchLabels", selector))
     chosen = [selector for selector in selectors if selector]
 
@@ -177,8 +231,10 @@ def test_selectors_match_the_labels_of_the_pods(values: dict[str, Any]) -> None:
         {"proxy": {"settings": {"PATH": "/"}}},
         {"secrets": {"proxy": ""}},
         {"proxy": {"journal": {"size": "much"}}},
+        {"dashboards": {"enabled": True, "label": "not a label"}},
+        {"prometheusRule": {"enable": True}},
     ],
-    ids=["unknown", "too-small", "no-setting", "empty", "no-quantity"],
+    ids=["unknown", "too-small", "no-setting", "empty", "no-quantity", "no-label", "misspelled"],
 )
 def test_the_schema_refuses_wrong_values(values: dict[str, Any]) -> None:
     """A misspelled value would otherwise do nothing."""

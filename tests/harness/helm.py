@@ -38,7 +38,7 @@ def pods(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         one["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"]["template"]["spec"]
         for one in objects(values)
-        if "template" in one["spec"]
+        if "template" in one.get("spec", {})
     }
 
 
