@@ -100,6 +100,8 @@ def test_every_file_names_the_version_of_the_package() -> None:
 
     assert (chart["version"], chart["appVersion"], tags) == (version, version, {f"ibex:{version}"})
     assert f"VERSION={version}" in {one.text for one in final.all("ARG")}
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "how-to").glob("*.md"))
+    assert set(re.findall(r"/ibex:(\d\S*)", pages)) == {version}
 
 
 def test_the_build_context_has_what_the_image_copies() -> None:
