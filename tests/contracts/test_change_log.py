@@ -73,6 +73,7 @@ async def test_every_change_is_read(stores: Stores) -> None:
     await identity.revoke_token(agent.org_id, token.id, later())
     await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
     await identity.set_organization_status(agent.org_id, OrganizationStatus.SUSPENDED)
+    await identity.set_organization_rate_limit(agent.org_id, 5)
     await identity.add_agent(new_agent(agent.org_id, name="another"))
     read = await log.read(position)
     assert read.changes is not None

@@ -95,6 +95,22 @@ async def test_an_organization_can_be_suspended(store: IdentityStore) -> None:
     assert found[1].status is OrganizationStatus.SUSPENDED
 
 
+@pytest.mark.parametrize("limit", [None, 0, 2_147_483_647])
+async def test_the_rate_limit_of_an_organization_can_be_set(store: IdentityStore, limit: int | None) -> None:
+    """The list and its tokens have the new limit. An unknown organization returns False, and others keep theirs."""
+    agent, other = await attach(store), new_organization(rate_limit_rpm=7)
+    await store.add_organization(other)
+    token = new_token(agent.org_id)
+    await store.add_token(token)
+    for new in (60, limit):
+        assert await store.set_organization_rate_limit(agent.org_id, new)
+    assert not await store.set_organization_rate_limit(uuid4(), limit)
+    assert {o.id: o.rate_limit_rpm for o in await store.organizations()} == {agent.org_id: limit, other.id: 7}
+    found = await store.find_token(token.id)
+    assert found is not None
+    assert found[1].rate_limit_rpm == limit
+
+
 async def test_an_email_address_is_unique_within_its_organization(store: IdentityStore) -> None:
     """Users of two organizations may have the same address."""
     ours, theirs = await attach(store), await attach(store)

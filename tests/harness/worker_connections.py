@@ -33,10 +33,14 @@ _BODY = {"model": "gpt-instant", "messages": [{"role": "user", "content": "Hi"}]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One response: the version of its directive, None for no directive; times in monotonic seconds."""
+    """One response: the version of its directive, None for no directive; times in monotonic seconds.
+
+    ``limit`` is the organization's rate limit, None for unlimited.
+    """
 
     status: int
     version: int | None
+    limit: int | None
     sent: float
     answered: float
 
@@ -56,7 +60,9 @@ class WorkerConnection:
         answer = self.client.post("/v1/chat/completions", json=_BODY, headers=own)
         answered = time.monotonic()
         receipt = answer.headers.get("x-ibex-directive")
-        return Answer(answer.status_code, int(receipt.partition("@")[0]) if receipt else None, sent, answered)
+        version = int(receipt.partition("@")[0]) if receipt else None
+        limit = answer.headers.get("x-ratelimit-limit")
+        return Answer(answer.status_code, version, int(limit) if limit else None, sent, answered)
 
 
 @contextmanager

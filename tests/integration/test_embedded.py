@@ -29,6 +29,7 @@ pytestmark = pytest.mark.integration
 PATIENCE_S = 60.0
 HANGUPS_APART_S = 0.2
 """Both the shell and the system send SIGHUP when a terminal closes."""
+DEFAULT_RPM = 600
 QUESTION = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello there"}]}
 
 
@@ -125,6 +126,22 @@ def test_a_token_revoked_by_another_process_is_refused_within_the_bound(dev: Ibe
     while (status := _ask(dev, token=token).status_code) == 200:
         assert time.monotonic() < returned + BOUND_S
     assert status == 401
+
+
+def test_a_rate_limit_changed_by_another_process_applies_within_the_bound(dev: IbexDev) -> None:
+    """`ibex org set` works on the embedded database. The watch delivers the change, without Redis."""
+    org = dev.ibex_json("org", "create", "limited", "--rpm", "1")["id"]
+    agent = dev.ibex_json("agent", "create", "one", "--org", org)["id"]
+    token = dev.ibex_json("token", "create", "--name", "t", "--org", org, "--agent", agent)["token"]
+    while _ask(dev, token=token).status_code == 200:  # at most three requests: one minute may end in between
+        pass
+    for limit in (100_000, 50_000, None):
+        dev.ibex_json("org", "set", "limited", *("--default-rpm",) if limit is None else ("--rpm", str(limit)))
+        returned = time.monotonic()
+        while (answer := _ask(dev, token=token)).headers["x-ratelimit-limit"] != str(limit or DEFAULT_RPM):
+            assert time.monotonic() < returned + BOUND_S
+        if limit is not None:  # far more than the requests of this test
+            assert answer.status_code == 200
 
 
 def test_the_first_agent_has_the_first_directive(dev: IbexDev) -> None:

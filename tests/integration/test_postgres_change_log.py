@@ -59,7 +59,7 @@ def identity(auth: Database) -> PostgresIdentity:
 
 
 async def test_changes_of_identity_are_logged(identity: PostgresIdentity, reader: Reader) -> None:
-    """Creation, revocation and an organization's status concern tokens; an agent and its status concern agents."""
+    """Changes of tokens and of their organization concern tokens; an agent and its status concern agents."""
     agent = await attach(identity)
     assert await reader.new() == [Change(agent.org_id, Kind.AGENTS)]
     token = new_token(agent.org_id)
@@ -70,6 +70,8 @@ async def test_changes_of_identity_are_logged(identity: PostgresIdentity, reader
     await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
     assert await reader.new() == [Change(agent.org_id, Kind.AGENTS)]
     await identity.set_organization_status(agent.org_id, OrganizationStatus.SUSPENDED)
+    assert await reader.new() == [Change(agent.org_id, Kind.TOKENS)]
+    await identity.set_organization_rate_limit(agent.org_id, 5)
     assert await reader.new() == [Change(agent.org_id, Kind.TOKENS)]
 
 

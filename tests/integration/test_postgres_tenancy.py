@@ -125,6 +125,20 @@ def test_the_app_role_cannot_read_identity(postgres: PostgresDatabase, table: st
         _count(connection, table)
 
 
+def test_only_auth_can_change_a_rate_limit(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
+) -> None:
+    """The app role has no right to the table. The owner has no policy on it, and finds no row."""
+    ours, _ = two_tenants
+    change = "UPDATE organizations SET rate_limit_rpm = 5"
+    with _as_app(postgres, ours.org_id) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute(change)
+    with psycopg.connect(postgres.owner_url) as connection:
+        assert connection.execute(change).rowcount == 0
+    with psycopg.connect(postgres.auth_url) as connection:
+        assert connection.execute(change).rowcount == 2
+
+
 @pytest.mark.parametrize("table", LOG_TABLES)
 def test_the_app_role_cannot_read_the_log_of_changes(postgres: PostgresDatabase, table: str) -> None:
     """Its triggers write its own changes. It cannot read those of other organizations."""

@@ -6,6 +6,7 @@ All tests use one set of processes, with an open connection to each worker, so t
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import httpx
@@ -29,13 +30,14 @@ from harness.worker_connections import connection_to_each_worker, emitters_of
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.roles import APP_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
+from ibex.domain.freshness.kinds import BOUND_S
 from ibex.domain.identity.management import NamedAgent
 from ibex.domain.identity.model import AgentStatus
 from ibex.entrypoints.auth import serve
 from ibex.entrypoints.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
+_LOG: Final = logging.getLogger(__name__)
 ROUNDS = 3
 WAIT_S = 30
 HANDLE = "a-session"
@@ -130,6 +133,60 @@ def test_an_operators_change_takes_effect_in_every_worker_at_the_next_request(st
     ):
         stack.production.ibex(*command)
         assert stack.seen() == {expected}, command
+
+
+def test_a_changed_rate_limit_applies_in_every_worker_to_the_next_request(stack: TwoWorkers) -> None:
+    """A refused organization is served once its limit is raised, and refused again once it is lowered."""
+    with _rate_limit(stack) as set_limit:
+        set_limit("--rpm", "3")
+        for worker in stack.workers:
+            _wait_for_refusal(worker, 3)
+        set_limit("--rpm", "100000")
+        assert {(answer.status, answer.limit) for answer in (w.ask() for w in stack.workers)} == {(200, 100_000)}
+        set_limit("--rpm", "3")
+        for worker in stack.workers:
+            _wait_for_refusal(worker, 3)
+    assert {(answer.status, answer.limit) for answer in (w.ask() for w in stack.workers)} == {(200, None)}
+
+
+def test_a_raised_rate_limit_applies_within_the_bound_to_a_flood_of_refused_requests(stack: TwoWorkers) -> None:
+    """Workers refuse such requests without asking Redis, until the watch delivers the change."""
+    with _rate_limit(stack) as set_limit:
+        set_limit("--rpm", "1")
+        for worker in stack.workers:
+            for _ in range(3):
+                _wait_for_refusal(worker, 1)
+        set_limit("--rpm", "100000")
+        changed = time.monotonic()
+        for worker in stack.workers:
+            while (answer := worker.ask()).limit != 100_000:
+                assert answer.status == 429
+                assert time.monotonic() < changed + BOUND_S
+            assert answer.status == 200
+            _LOG.info("served %.3f s after the command", answer.sent - changed)
+
+
+@contextmanager
+def _rate_limit(stack: TwoWorkers) -> Iterator[Callable[..., None]]:
+    """Yield a function that changes the organization's rate limit. Afterwards it has the default limit again."""
+
+    def set_limit(*option: str) -> None:
+        stack.production.ibex("org", "set", "acme", *option)
+
+    try:
+        yield set_limit
+    finally:
+        set_limit("--default-rpm")
+
+
+def _wait_for_refusal(worker: WorkerConnection, limit: int) -> None:
+    """Send requests, which must all have this limit, until one is refused. One minute may end in between."""
+    for _ in range(2 * limit + 1):
+        answer = worker.ask()
+        assert answer.limit == limit
+        if answer.status == 429:
+            return
+    pytest.fail(f"no request was refused, with a limit of {limit} requests per minute")
 
 
 def test_a_revoked_token_is_refused_by_every_worker_at_the_next_request(stack: TwoWorkers) -> None:

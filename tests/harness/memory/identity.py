@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.memory.change_log import InMemoryChangeLog
 from ibex.domain.errors import NotFoundError
@@ -61,12 +61,11 @@ class InMemoryIdentity:
 
     async def set_organization_status(self, org_id: UUID, status: OrganizationStatus) -> bool:
         """Change an organization's status; False if there is none."""
-        organization = self._organizations.get(org_id)
-        if organization is None:
-            return False
-        self._organizations[org_id] = replace(organization, status=status)
-        self.change_log.append(org_id, Kind.TOKENS)
-        return True
+        return self._change_organization(org_id, status=status)
+
+    async def set_organization_rate_limit(self, org_id: UUID, rate_limit_rpm: int | None) -> bool:
+        """Change an organization's rate limit; False if there is none."""
+        return self._change_organization(org_id, rate_limit_rpm=rate_limit_rpm)
 
     async def add_user(self, user: User) -> None:
         """Store a new user. Raises ``AlreadyExistsError``, and ``NotFoundError`` if there is no such organization."""
@@ -140,6 +139,14 @@ class InMemoryIdentity:
         """Return a page of live tokens; see ``LiveTokens``."""
         ids = [token_id for token_id in self._live_tokens() if after is None or token_id > after]
         return TokensPage(ids[:limit], ids[limit - 1] if len(ids) > limit else None)
+
+    def _change_organization(self, org_id: UUID, **changes: Any) -> bool:
+        organization = self._organizations.get(org_id)
+        if organization is None:
+            return False
+        self._organizations[org_id] = replace(organization, **changes)
+        self.change_log.append(org_id, Kind.TOKENS)
+        return True
 
     def _live_tokens(self) -> list[UUID]:
         return sorted(token.id for token in self._tokens.values() if token.revoked_at is None)

@@ -39,6 +39,11 @@ _ORGANIZATIONS = Statement(select(organizations).order_by(organizations.c.create
 _SET_ORGANIZATION_STATUS = Statement(
     update(organizations).where(organizations.c.id == bindparam("org_id")).values(status=bindparam("new_status"))
 )
+_SET_ORGANIZATION_RATE_LIMIT = Statement(
+    update(organizations)
+    .where(organizations.c.id == bindparam("org_id"))
+    .values(rate_limit_rpm=bindparam("new_rate_limit_rpm"))
+)
 _ADD_USER = Statement(insert(users))
 _ADD_AGENT = Statement(insert(agents))
 _AGENTS = Statement(
@@ -109,6 +114,10 @@ class PostgresIdentity:
     async def set_organization_status(self, org_id: UUID, status: OrganizationStatus) -> bool:
         """Change an organization's status. Return False if there is no such organization."""
         return await self._change(_SET_ORGANIZATION_STATUS, org_id=org_id, new_status=status.value)
+
+    async def set_organization_rate_limit(self, org_id: UUID, rate_limit_rpm: int | None) -> bool:
+        """Change an organization's rate limit. Return False if there is no such organization."""
+        return await self._change(_SET_ORGANIZATION_RATE_LIMIT, org_id=org_id, new_rate_limit_rpm=rate_limit_rpm)
 
     async def add_user(self, user: User) -> None:
         """Store a new user. Raises ``AlreadyExistsError``, and ``NotFoundError`` if there is no such organization."""

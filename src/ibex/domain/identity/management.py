@@ -121,6 +121,9 @@ class IdentityStore(Protocol):
     async def set_organization_status(self, org_id: UUID, status: OrganizationStatus) -> bool:
         """Change an organization's status. Return False if there is no such organization."""
 
+    async def set_organization_rate_limit(self, org_id: UUID, rate_limit_rpm: int | None) -> bool:
+        """Change an organization's rate limit; see ``Organization``. Return False if there is no such organization."""
+
     async def add_user(self, user: User) -> None:
         """Store a new user. Raises ``AlreadyExistsError`` if the organization has a user with this e-mail address."""
 
@@ -165,6 +168,14 @@ def check_name(name: str) -> str:
     if not len(name.strip()) >= 1 or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
         raise ValueError(f"A name must have 1 to {MAX_NAME_CHARACTERS} printable characters, at least one not a space.")
     return name
+
+
+def check_rate_limit(rate_limit_rpm: int | None) -> int | None:
+    """Return the limit of an ``Organization`` if it is None or in range; otherwise raise ``ValueError``."""
+    if rate_limit_rpm is not None and not 0 <= rate_limit_rpm <= MAX_RATE_LIMIT_RPM:
+        allowed = f"0 (unlimited) to {MAX_RATE_LIMIT_RPM:,} requests per minute"
+        raise ValueError(f"The rate limit must be {allowed}, not {rate_limit_rpm:,}.")
+    return rate_limit_rpm
 
 
 class AlreadyExistsError(Exception):
@@ -279,11 +290,9 @@ class ManageIdentity:
 
     async def create_organization(self, name: str, rate_limit_rpm: int | None = None) -> Organization:
         """Create an active organization. Raises ``AlreadyExistsError``, and ``ValueError`` for an invalid argument."""
-        if rate_limit_rpm is not None and not 0 <= rate_limit_rpm <= MAX_RATE_LIMIT_RPM:
-            allowed = f"0 (unlimited) to {MAX_RATE_LIMIT_RPM:,} requests per minute"
-            raise ValueError(f"The rate limit must be {allowed}, not {rate_limit_rpm:,}.")
+        limit = check_rate_limit(rate_limit_rpm)
         organization = Organization(
-            self._ids.uuid7(), check_name(name), OrganizationStatus.ACTIVE, rate_limit_rpm, self._clock.now()
+            self._ids.uuid7(), check_name(name), OrganizationStatus.ACTIVE, limit, self._clock.now()
         )
         await self._store.add_organization(organization)
         return organization
@@ -295,6 +304,15 @@ class ManageIdentity:
     async def set_organization_status(self, org_id: UUID, status: OrganizationStatus) -> None:
         """Suspend or reactivate an organization. Raises ``NotFoundError``."""
         change = self._store.set_organization_status(org_id, status)
+        if not await self._changes.make(org_id, change):
+            raise NotFoundError("There is no such organization.")
+
+    async def set_organization_rate_limit(self, org_id: UUID, rate_limit_rpm: int | None) -> None:
+        """Change an organization's rate limit. None restores the deployment's default.
+
+        Raises ``NotFoundError``, and ``ValueError`` for a limit out of range.
+        """
+        change = self._store.set_organization_rate_limit(org_id, check_rate_limit(rate_limit_rpm))
         if not await self._changes.make(org_id, change):
             raise NotFoundError("There is no such organization.")
 

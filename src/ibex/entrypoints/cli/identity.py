@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,18 @@ def parse_time_span(text: str) -> timedelta:
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
+class _RateLimit(click.IntRange):
+    """A number of requests per minute."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number. Raises ``click.BadParameter``."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            allowed = f"from {self.min} (unlimited) to {self.max}"
+            self.fail(f"{value!r} is not a number of requests per minute {allowed}.", param, ctx)
+
+
 @click.group()
 def org() -> None:
     """Manage organizations, the tenants of IBEX."""
@@ -49,7 +62,7 @@ def org() -> None:
 @click.argument("name")
 @click.option(
     "--rpm",
-    type=click.IntRange(0, MAX_RATE_LIMIT_RPM),
+    type=_RateLimit(0, MAX_RATE_LIMIT_RPM),
     help="Requests per minute, 0 for unlimited. Default: IBEX_RATE_LIMIT_DEFAULT_RPM.",
 )
 @json_option
@@ -69,6 +82,39 @@ def list_orgs(invocation: Invocation, *, as_json: bool) -> None:
     columns = {"id": "id", "name": "name", "status": "status", "rate_limit_rpm": "rpm", "created_at": "created"}
     empty = "There is no organization yet. Create one with `ibex org create`."
     show_rows([_org_row(one) for one in found], as_json=as_json, empty=empty, columns=columns)
+
+
+@org.command("set")
+@click.argument("organization")
+@click.option("--rpm", type=_RateLimit(0, MAX_RATE_LIMIT_RPM), help="Requests per minute, 0 for unlimited.")
+@click.option(
+    "--default-rpm",
+    is_flag=True,
+    help="Remove the organization's own limit. IBEX_RATE_LIMIT_DEFAULT_RPM applies from then on.",
+)
+@json_option
+@click.pass_obj
+def set_org(invocation: Invocation, organization: str, rpm: int | None, *, default_rpm: bool, as_json: bool) -> None:
+    """Change the rate limit of an organization. Choose either --rpm or --default-rpm."""
+    if default_rpm == (rpm is not None):
+        raise click.UsageError("Choose the new limit with either --rpm N (0 for unlimited) or --default-rpm.")
+
+    async def work(use_cases: Administration) -> Organization:
+        found = await invocation.organization(use_cases, organization)
+        await use_cases.identity.set_organization_rate_limit(found.id, rpm)
+        return found
+
+    before = invocation.administer(work)
+    if as_json:
+        show_one(_org_row(replace(before, rate_limit_rpm=rpm)), as_json=True)
+    else:
+        click.echo(f"{before.name}: {_limit(rpm)} (before: {_limit(before.rate_limit_rpm)}).")
+
+
+def _limit(rpm: int | None) -> str:
+    if rpm is None:
+        return "the default limit, IBEX_RATE_LIMIT_DEFAULT_RPM"
+    return f"{rpm} requests per minute" if rpm else "unlimited"
 
 
 def _org_command(verb: str) -> None:

@@ -38,12 +38,13 @@ async def test_each_change_replaces_the_epoch() -> None:
         office.manage.revoke_token(organization.id, token.token_id),
         office.manage.set_agent_status(organization.id, agent.id, AgentStatus.PAUSED),
         office.manage.set_organization_status(organization.id, OrganizationStatus.SUSPENDED),
+        office.manage.set_organization_rate_limit(organization.id, 5),
         office.manage.create_agent(organization.id, "another"),  # its absence may be cached
     ):
         await change
         epochs.append(office.epochs.read(organization.id).value)
-    assert len(set(epochs)) == 5
-    assert office.epochs.replaced == [organization.id] * 4
+    assert len(set(epochs)) == 6
+    assert office.epochs.replaced == [organization.id] * 5
     assert office.epochs.read(other.id).value is None
 
 
@@ -57,11 +58,13 @@ async def test_each_change_is_logged_with_its_kind() -> None:
     await office.manage.revoke_token(organization.id, token.token_id)
     await office.manage.set_agent_status(organization.id, agent.id, AgentStatus.PAUSED)
     await office.manage.set_organization_status(organization.id, OrganizationStatus.SUSPENDED)
+    await office.manage.set_organization_rate_limit(organization.id, None)
 
     assert await office.changes_since(position) == [
         Change(organization.id, Kind.TOKENS, token.token_id),
         Change(organization.id, Kind.TOKENS),
         Change(organization.id, Kind.AGENTS),
+        Change(organization.id, Kind.TOKENS),
         Change(organization.id, Kind.TOKENS),
     ]
 
@@ -134,6 +137,8 @@ async def test_a_change_of_a_missing_object_replaces_no_epoch() -> None:
         await office.manage.set_agent_status(MISSING, agent.id, AgentStatus.PAUSED)
     with pytest.raises(NotFoundError):
         await office.manage.set_organization_status(MISSING, OrganizationStatus.SUSPENDED)
+    with pytest.raises(NotFoundError):
+        await office.manage.set_organization_rate_limit(MISSING, 5)
     with pytest.raises(NotFoundError):
         await office.manage.create_token(MISSING, GRANT)
 

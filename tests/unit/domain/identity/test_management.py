@@ -21,6 +21,7 @@ from ibex.domain.errors import (
     TokenSourceUnavailableError,
 )
 from ibex.domain.identity.management import (
+    MAX_RATE_LIMIT_RPM,
     AlreadyExistsError,
     OrganizationStatus,
     StoredToken,
@@ -145,6 +146,35 @@ async def test_the_tokens_of_a_suspended_organization_are_refused_until_it_is_ac
     await office.verify_token.verify(token)
 
 
+@pytest.mark.parametrize("limit", [None, 0, 1, MAX_RATE_LIMIT_RPM])
+async def test_tokens_have_the_changed_rate_limit_of_their_organization(limit: int | None) -> None:
+    """The list of organizations shows it too. None is the default of the deployment, and 0 is unlimited."""
+    office = Office()
+    organization, _ = await office.settled()
+    token = await office.manage.create_token(organization.id, GRANT)
+
+    await office.manage.set_organization_rate_limit(organization.id, limit)
+
+    assert (await office.verify_token.verify(token)).value.rate_limit_rpm == limit
+    assert [found.rate_limit_rpm for found in await office.manage.organizations()] == [limit]
+
+
+@pytest.mark.parametrize("limit", [-1, MAX_RATE_LIMIT_RPM + 1])
+async def test_a_rate_limit_out_of_range_is_refused(limit: int) -> None:
+    """The message names the range and the value. Neither a creation nor a change stores anything."""
+    office = Office()
+    organization, _ = await office.settled()
+
+    for change in (
+        office.manage.create_organization("other", limit),
+        office.manage.set_organization_rate_limit(organization.id, limit),
+    ):
+        with pytest.raises(ValueError, match=rf"must be 0 \(unlimited\) to 2,147,483,647 .* not {limit:,}\."):
+            await change
+    assert list(await office.manage.organizations()) == [organization]
+    assert office.epochs.replaced == []
+
+
 async def test_a_token_of_a_removed_pepper_is_refused() -> None:
     """Removing a pepper invalidates its tokens."""
     office = Office()
@@ -252,6 +282,8 @@ async def test_changing_a_missing_object_raises() -> None:
 
     with pytest.raises(NotFoundError):
         await office.manage.set_organization_status(MISSING, OrganizationStatus.SUSPENDED)
+    with pytest.raises(NotFoundError):
+        await office.manage.set_organization_rate_limit(MISSING, 5)
     with pytest.raises(NotFoundError):
         await office.manage.set_agent_status(other.id, agent.id, AgentStatus.PAUSED)
     with pytest.raises(NotFoundError):

@@ -76,6 +76,7 @@ def _acme(ibex: CliScene) -> None:
     ("command", "keys"),
     [
         ("org create other", ORG),
+        ("org set acme --rpm 5", ORG),
         ("agent create other", AGENT),
         ("token create --name other", {"id", "name", "token"}),
         ("directive set one Rhyme.", DIRECTIVE),

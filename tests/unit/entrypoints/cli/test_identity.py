@@ -28,6 +28,50 @@ def test_an_organization_is_created_listed_and_suspended(ibex: CliScene) -> None
     assert ibex.run("org", "activate", made["id"]).out == "acme is active.\n"
 
 
+def test_the_rate_limit_of_an_organization_is_changed(ibex: CliScene) -> None:
+    """The command takes a name or an id, and prints the limit that was in force before. The list shows the new one."""
+    made = ibex.run("org", "create", "acme", "--rpm", "60", "--json").json
+    ibex.run("org", "create", "globex", "--rpm", "7")
+
+    said = [
+        ibex.run("org", "set", name, *limit).out
+        for name, *limit in (("acme", "--rpm", "100"), (made["id"], "--rpm", "0"), ("acme", "--default-rpm"))
+    ]
+
+    assert said == [
+        "acme: 100 requests per minute (before: 60 requests per minute).\n",
+        "acme: unlimited (before: 100 requests per minute).\n",
+        "acme: the default limit, IBEX_RATE_LIMIT_DEFAULT_RPM (before: unlimited).\n",
+    ]
+    assert ibex.run("org", "set", "acme", "--rpm", "5", "--json").json == {**made, "rate_limit_rpm": 5}
+    assert [o["rate_limit_rpm"] for o in ibex.run("org", "list", "--json").json] == [5, 7]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("globex --rpm 5", 1, "There is no organization 'globex'. `ibex org list` lists them."),
+        ("acme", 2, "either --rpm N (0 for unlimited) or --default-rpm"),
+        ("acme --rpm 5 --default-rpm", 2, "either --rpm N (0 for unlimited) or --default-rpm"),
+        ("acme --rpm 0 --default-rpm", 2, "either --rpm N (0 for unlimited) or --default-rpm"),
+        ("acme --rpm -1", 2, "'-1' is not a number of requests per minute from 0 (unlimited) to 2147483647."),
+        ("acme --rpm 2147483648", 2, "'2147483648' is not a number of requests"),
+        ("acme --rpm fast", 2, "'fast' is not a number of requests"),
+        ("acme --rpm 1.5", 2, "'1.5' is not a number of requests"),
+        ("--rpm 5", 2, "Missing argument 'ORGANIZATION'"),
+    ],
+)
+def test_a_rate_limit_that_cannot_be_set_is_an_error(ibex: CliScene, arguments: str, code: int, said: str) -> None:
+    """The message has the value that was found. No organization is changed."""
+    ibex.run("org", "create", "acme", "--rpm", "60")
+
+    done = ibex.run("org", "set", *arguments.split())
+
+    assert (done.code, done.out) == (code, "")
+    assert said in " ".join(done.err.split())
+    assert [o["rate_limit_rpm"] for o in ibex.run("org", "list", "--json").json] == [60]
+
+
 def test_a_duplicate_name_is_an_error(ibex: CliScene) -> None:
     """The command exits with 1."""
     ibex.run("org", "create", "acme")

@@ -37,7 +37,7 @@ def test_the_list_of_commands_is_complete() -> None:
     """Adding or removing a command requires a change here."""
     assert {" ".join(path) for path in COMMANDS} == {
         *("dev", "serve", "auth serve", "migrate", "bootstrap", "doctor", "chat"),
-        *("org create", "org list", "org suspend", "org activate"),
+        *("org create", "org set", "org list", "org suspend", "org activate"),
         *("agent create", "agent list", "agent pause", "agent suspend", "agent archive", "agent activate"),
         *("token create", "token list", "token revoke"),
         *("directive set", "directive show", "directive history", "directive diff", "directive rollback"),
