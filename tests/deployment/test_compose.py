@@ -141,12 +141,12 @@ def test_a_program_has_time_to_drain_to_finish_and_to_flush(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_programs_run_read_only_and_without_privileges(name: str) -> None:
-    """The proxy's journal is the only thing that any of them can write."""
+    """The journal is the only thing that any of them can write: the proxy's, and commands of `admin` for it."""
     service = SERVICES[name]
 
     assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service.get("volumes", []) == (["journal:/var/lib/ibex"] if name == "proxy" else [])
+    assert service.get("volumes", []) == (["journal:/var/lib/ibex"] if name in {"proxy", "admin"} else [])
 
 
 def test_only_this_machine_reaches_the_stack() -> None:

@@ -72,8 +72,8 @@ _TEXTS: Final = {
         "Send `Authorization: Bearer <token>`. SDKs do so with `api_key`.",
     ),
     ErrorCode.INVALID_TOKEN: (
-        "The token is malformed, unknown, expired or revoked. The response does not tell which.",
-        "`ibex token list` shows the state of each token. Create a new one with `ibex token create`.",
+        "The token is malformed, unknown, expired or revoked, or its organization is suspended: one error for all.",
+        "`ibex token list` shows the state of tokens, `ibex org list` that of organizations (`ibex org activate`).",
     ),
     ErrorCode.INSUFFICIENT_PERMISSIONS: (
         "The token lacks a permission, or the path names another organization.",

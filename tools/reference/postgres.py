@@ -23,7 +23,7 @@ _INTRODUCTION: Final = """\
 PostgreSQL has identity, directives and the record of sessions. `ibex migrate` creates the schema. No table contains the
 text of a message, or a token: only hashes of them.
 
-* Every row of a tenant has its `org_id`. Row-level security gives `ibex_app` only the rows of the organization that a
+* Every row of an organization has its `org_id`. Row-level security gives `ibex_app` only the rows of the organization that a
   transaction names; `ibex_auth` sees identity of all organizations.
 * `directive_versions` and `checkpoints` are append-only: triggers refuse changes.
 * Triggers write `changes` whenever a row changes that workers cache, also for changes by SQL
@@ -35,7 +35,7 @@ Read these tables, but change them with the [commands](cli.md). A later version 
 This page is generated from `src/ibex/adapters/postgres/tables.py`.
 """
 _TABLES: Final = {
-    "organizations": "The tenants.",
+    "organizations": "The organizations.",
     "users": "The people of an organization, whom tokens can belong to.",
     "agents": "The agents of an organization. Names are unique in it.",
     "tokens": "Personal access tokens. IBEX keeps only a keyed hash of each.",

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ibex.entrypoints.cli.invocation import Invocation
 
 _ORG_STATUSES = {"suspend": OrganizationStatus.SUSPENDED, "activate": OrganizationStatus.ACTIVE}
+_ORG_HELP = {
+    "suspend": "Suspend an organization. All its tokens are refused with 401 INVALID_TOKEN until it is activated.",
+    "activate": "Activate a suspended organization. Its tokens are valid again.",
+}
 _AGENT_STATUSES = {
     "pause": AgentStatus.PAUSED,
     "suspend": AgentStatus.SUSPENDED,
@@ -118,7 +122,7 @@ def _limit(rpm: int | None) -> str:
 
 
 def _org_command(verb: str) -> None:
-    @org.command(verb, help=f"{verb.capitalize()} an organization. Requests of a suspended organization are refused.")
+    @org.command(verb, help=_ORG_HELP[verb])
     @click.argument("organization")
     @click.pass_obj
     def change(invocation: Invocation, organization: str) -> None:
