@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from tools.site.changelog import as_page
 from tools.site.error_pages import error_pages
 from tools.site.other_hosts import loaded_from_other_hosts
 
@@ -99,6 +100,14 @@ def test_the_navigation_names_no_page_that_is_missing() -> None:
 def test_links_lead_to_a_file_and_a_heading(page: str) -> None:
     """A page or heading that is renamed breaks the links to it."""
     assert broken_links(ROOT / page, (ROOT / page).read_text(encoding="utf-8")) == []
+
+
+def test_links_of_the_changelog_lead_somewhere_on_the_site() -> None:
+    """The changelog is a file of the repository, whose links the site rewrites."""
+    page = as_page((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+
+    assert LINK.findall(page)
+    assert broken_links(DOCS / "changelog.md", page) == []
 
 
 def test_links_of_the_site_stay_in_it() -> None:

@@ -1,4 +1,4 @@
-"""The page about faults names only tests that exist, and covers every file of fault tests."""
+"""The page of fault tests names only tests that exist, and covers every file of fault tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "faults.md").read_text()
+PAGE = (ROOT / "docs" / "fault-tests.md").read_text()
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)))
 
 
