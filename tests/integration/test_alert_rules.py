@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "rules.yaml"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 SCENARIOS = sorted((ROOT / "tests" / "alerts").glob("*.yaml"))
-PARTS = ("**Meaning.**", "**Users see.**", "**Check first.**", "**Repair.**", "**If that fails.**")
+PARTS = ("What it means", "What users see", "What to check", "What to do", "If this does not help")
 FIRING = re.compile(r'ALERTS\{alertname="(\w+)",alertstate="firing"\}')
 LOSSES = ("IbexExchangesLost", "IbexTracesDropped", "IbexDeadLetters", "IbexLogLinesDropped", "IbexInternalErrors")
 
@@ -81,15 +81,14 @@ def test_the_first_loss_raises_an_alert_at_once(name: str) -> None:
 
 
 def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
-    """A runbook has the five parts, and its commands are in a block."""
+    """A runbook has the five parts as its headings, and its commands are in a block."""
     pages = {path.stem: path.read_text() for path in RUNBOOKS.glob("Ibex*.md")}
     assert pages.keys() == alerts().keys()
     for name, page in pages.items():
         assert page.startswith(f"# {name}\n"), name
-        positions = [page.find(part) for part in PARTS]
-        assert -1 not in positions, name
-        assert positions == sorted(positions), name
-        assert "\n    " in page[positions[2] : positions[3]], name
+        _, *parts = re.split(r"^## (.*)$", page, flags=re.MULTILINE)
+        assert tuple(parts[::2]) == PARTS, name
+        assert "\n    " in parts[2 * PARTS.index("What to check") + 1], name
         for link in re.findall(r"\]\(([^)#]+)\)", page):
             assert (RUNBOOKS / link).exists(), f"{name}: {link}"
 
@@ -108,3 +107,10 @@ def test_the_page_of_metrics_lists_each_alert() -> None:
     """The page and the rules name the same alerts."""
     page = (ROOT / "docs" / "metrics.md").read_text().split("## Alerts")[1]
     assert set(re.findall(r"\[(Ibex\w+)\]\(runbooks/\1\.md\)", page)) == alerts().keys()
+
+
+def test_the_index_of_runbooks_lists_each_alert_with_its_severity() -> None:
+    """Somebody who is called at night finds the page and its urgency in one list."""
+    rows = re.findall(r"^\| \[(Ibex\w+)\]\(\1\.md\) \| (\w+) \|", (RUNBOOKS / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) == len(alerts())
+    assert dict(rows) == {name: rule["labels"]["severity"] for name, rule in alerts().items()}
