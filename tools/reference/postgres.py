@@ -23,8 +23,8 @@ _INTRODUCTION: Final = """\
 PostgreSQL has identity, directives and the record of sessions. `ibex migrate` creates the schema. No table contains the
 text of a message, or a token: only hashes of them.
 
-* Every row of an organization has its `org_id`. Row-level security gives `ibex_app` only the rows of the organization that a
-  transaction names; `ibex_auth` sees identity of all organizations.
+* Every row of an organization has its `org_id`. Row-level security gives `ibex_app` only the rows of the organization
+  that a transaction names; `ibex_auth` sees identity of all organizations.
 * `directive_versions` and `checkpoints` are append-only: triggers refuse changes.
 * Triggers write `changes` whenever a row changes that workers cache, also for changes by SQL
   ([freshness](../explanation/freshness.md)).
