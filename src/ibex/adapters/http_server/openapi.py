@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from litestar.enums import MediaType
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme, Server
 
+from ibex.adapters.http_server.api_page import api_page
 from ibex.adapters.http_server.errors import TABLE
 from ibex.adapters.http_server.representations import ErrorEnvelope
 from ibex.domain.errors import ErrorCode
@@ -135,19 +136,20 @@ def openapi_config(operations: Sequence[DocumentedOperation], limits: Limits, ba
         security=[{"pat": []}],
         components=Components(security_schemes={"pat": scheme}),
         path=SCHEMA_PATH,
-        render_plugins=[_Page(complete), _Document(complete)],
+        render_plugins=[_Page(complete, f"{base_path}{DOCUMENT_PATH}"), _Document(complete)],
     )
 
 
-class _Page(SwaggerRenderPlugin):
-    """The page, with the document in it. The browser loads the script from a content delivery network."""
+class _Page(OpenAPIRenderPlugin):
+    """The page: ``api_page`` of the document."""
 
-    def __init__(self, complete: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    def __init__(self, complete: Callable[[dict[str, Any]], dict[str, Any]], document_url: str) -> None:
         super().__init__(path="/")
         self._complete = complete
+        self._document_url = document_url
 
-    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        return super().render(request, self._complete(openapi_schema))
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002
+        return api_page(self._complete(openapi_schema), self._document_url)
 
 
 class _Document(JsonRenderPlugin):
