@@ -9,7 +9,9 @@ import re
 from enum import StrEnum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
+
+from ibex.entrypoints.url_syntax import split_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +53,7 @@ def has_credential(server: Server, url: str, environ: Mapping[str, str]) -> bool
 
     ``environ`` is the environment, from which libpq also reads a password and a host.
     """
-    parts = urlsplit(url)
+    parts = split_url(url)
     if any(passwords_in(url)):
         return True
     return _OTHERWISE[server](parts, dict(parse_qsl(parts.query)), environ)
@@ -59,14 +61,14 @@ def has_credential(server: Server, url: str, environ: Mapping[str, str]) -> bool
 
 def passwords_in(url: str) -> Sequence[str]:
     """Return the passwords in a URL, both before the host and in the query, where client libraries accept them too."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     found = [unquote(parts.password)] if parts.password else []
     return found + [value for name, value in parse_qsl(parts.query) if name in {"password", "sslpassword"} and value]
 
 
 def is_weak_url(url: str) -> bool:
     """Return whether a URL has a password that is easily guessed, such as the user name."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     users = {unquote(parts.username or ""), *(v for k, v in parse_qsl(parts.query) if k in {"user", "username"})}
     return any(is_weak_password(password) or password in users for password in passwords_in(url))
 

@@ -55,6 +55,9 @@ def test_an_encoded_password_is_accepted(variable: str) -> None:
         "postgresql://ibex_app@%2Frun%2Fpostgresql/ibex",
         "postgresql://[::1]:5432/ibex",
         "postgresql://db/ibex?user=me@realm&password=secret",
+        "postgresql://kim:secret@one:5432,[::1]:5432/ibex",
+        "redis+sentinel://kim:secret@one:26379,[::1]:26379,two/main",
+        "redis+cluster://[::1]:6379,[::2]:6379",
         "redis://localhost",
         "redis://:secret@localhost:6379/0",
         "unix:///run/@redis.sock",
@@ -68,7 +71,16 @@ def test_unusual_urls_are_well_formed(url: str) -> None:
     assert is_well_formed(url)
 
 
-@pytest.mark.parametrize("url", ["redis://h:65536", "redis://h:6379:1", "postgresql://[::1/ibex", "http://h:http"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:65536",
+        "redis://h:6379:1",
+        "redis+cluster://one,[two]:6379",
+        "postgresql://[::1/ibex",
+        "http://h:http",
+    ],
+)
 def test_a_host_with_an_invalid_port_is_not_well_formed(url: str) -> None:
     """Client libraries would quote it, and it may be a part of a password."""
     assert not is_well_formed(url)

@@ -39,6 +39,7 @@ def client_context() -> ResumingContext:
     Raises ``OSError`` if they cannot be read.
     """
     context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # some builds of Python have no minimum
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file or folder:
         context.load_verify_locations(file or None, folder or None)

@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+import re
+import ssl
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -83,8 +85,9 @@ class RedisAddress:
                 "a Redis URL must start with redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, "
                 "redis+cluster:// or rediss+cluster://"
             )
-        parts = _split(url)
-        nodes, service, database = _nodes(parts.netloc, _PORTS[topology]), "", parts.path.strip("/")
+        of_first_host, hosts = _with_first_host(url)
+        parts = _split(of_first_host)
+        nodes, service, database = _nodes(hosts, _PORTS[topology]), "", parts.path.strip("/")
         if topology == "sentinel":
             service, _, database = database.partition("/")
             if not service:
@@ -104,6 +107,8 @@ class RedisAddress:
         service: str = "",
     ) -> RedisAddress:
         kind = options.pop("connection_class", Connection)
+        if issubclass(kind, SSLConnection):
+            options.setdefault("ssl_min_version", ssl.TLSVersion.TLSv1_2)  # some builds of Python have no minimum
         known = {"username", "password", "db", "path"} | {name for name in options if _is_tls(kind, name)}
         sentinel = {
             name.removeprefix(_SENTINEL_OPTION): options.pop(name)
@@ -149,9 +154,20 @@ class RedisAddress:
         return Sentinel(self.nodes, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py's
 
 
-def _nodes(netloc: str, default_port: int) -> tuple[tuple[str, int], ...]:
+def _with_first_host(url: str) -> tuple[str, str]:
+    """Return a URL with the first of its hosts only, and all its hosts.
+
+    Newer versions of Python refuse to split a URL with an IPv6 address among several hosts.
+    """
+    before, separator, rest = url.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    user, at, hosts = authority.rpartition("@")
+    return f"{before}{separator}{user}{at}{hosts.partition(',')[0]}{rest[len(authority) :]}", hosts
+
+
+def _nodes(hosts: str, default_port: int) -> tuple[tuple[str, int], ...]:
     nodes = []
-    for part in netloc.rpartition("@")[2].split(","):
+    for part in hosts.split(","):
         one = _split(f"//{part}")
         if not one.hostname:
             raise ValueError("a Redis URL lists its hosts as host:port,host:port")
@@ -171,8 +187,7 @@ def _split(url: str) -> SplitResult:
     """Split a URL, and check its port. Raises ``ValueError`` without a part of the URL."""
     try:
         parts = urlsplit(url)
-        if "," not in parts.netloc:
-            _ = parts.port
+        _ = parts.port
     except ValueError:
         raise ValueError(_MALFORMED) from None
     return parts

@@ -87,6 +87,7 @@ def test_tls_verifies_unless_an_option_disables_it(tmp_path: Path) -> None:
     default, own, none = (context_of(address) for address in addresses.values())
 
     assert (default.verify_mode, default.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert default.minimum_version is ssl.TLSVersion.TLSv1_2
     assert own.check_hostname
     assert len(own.get_ca_certs()) == len(default.get_ca_certs()) + 1
     assert (none.verify_mode, none.check_hostname) == (ssl.CERT_NONE, False)
