@@ -60,6 +60,7 @@ def test_random_credentials_are_strong() -> None:
         ("redis://h", []),
         ("redis://u:p%40ss@h", ["p@ss"]),
         ("postgresql://u:a@h1,h2/d?password=b&sslpassword=c", ["a", "b", "c"]),
+        ("redis+sentinel://kim:secret@one:1,[::1]:2/main", ["secret"]),
         ("https://h?password=", []),
     ],
 )
