@@ -31,7 +31,7 @@ settings.register_profile("long", max_examples=int(os.environ.get("EXAMPLES", "5
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 DESCRIPTORS_LEFT = 100
-"""What a module may leave open: fixtures of the session that it starts. The engine in this process opens most, 60."""
+"""What a module may leave open: fixtures of the session that it starts. The engine in this process opens about 60."""
 
 _LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
