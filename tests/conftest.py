@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +30,9 @@ settings.register_profile("short", derandomize=True, deadline=None)
 settings.register_profile("long", max_examples=int(os.environ.get("EXAMPLES", "5000")), deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
+DESCRIPTORS_LEFT = 100
+"""What a module may leave open: fixtures of the session that it starts. The engine in this process opens about 60."""
+
 _LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
@@ -47,6 +51,16 @@ def pytest_collection_finish() -> None:
     """Exempt what exists by now, tests and modules, from collections: it lives to the end, and looking takes long."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_descriptors_stay_open() -> Iterator[None]:
+    """Fail if a module leaves many file descriptors open: ``select`` takes none above 1,023."""
+    descriptors = Path("/dev/fd")
+    before = len(list(descriptors.iterdir()))
+    yield
+    left = len(list(descriptors.iterdir())) - before
+    assert left <= DESCRIPTORS_LEFT, f"the tests of this module have left {left} file descriptors open"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,7 +19,7 @@ import psycopg
 from harness.clickhouse import ClickHouseDatabase
 from harness.command import run_ibex
 from harness.openai import ScriptedOpenAI
-from harness.production import BOOTSTRAP, Production
+from harness.production import BOOTSTRAP, PATIENCE, Production
 from harness.relay import Relay
 from ibex.adapters.clickhouse.connection import disconnect
 from ibex.adapters.clickhouse.engine import ClickHouseEngine
@@ -94,6 +94,8 @@ class RecordStack:
             migrate(clickhouse.url)
             provider = stack.enter_context(ScriptedOpenAI.in_thread())
             keys = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": provider.base_url}
+            # While PostgreSQL is down, a request needs Redis. A slow answer of a busy machine would be a second fault.
+            keys["IBEX_REDIS_TIMEOUT"] = PATIENCE["IBEX_REDIS_TIMEOUT"]
             production = Production.over(postgres, clickhouse, redis_url, folder, **keys)
             made = production.ibex(*BOOTSTRAP, "--json")
             relay = stack.enter_context(Relay.running(postgres.socket))

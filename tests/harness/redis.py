@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ class RedisServer:
     program: Path
     port: int
     process: subprocess.Popen[bytes] | None = None
-    _clients: list[Redis] = field(default_factory=list)
+    _client: Redis | None = None
 
     @classmethod
     def on_free_port(cls, program: Path) -> RedisServer:
@@ -88,10 +88,10 @@ class RedisServer:
                 return
 
     def client(self) -> Redis:
-        """Return a client for inspecting the data; closed at the end of the block."""
-        client = Redis(port=self.port, socket_timeout=START_TIMEOUT_S)
-        self._clients.append(client)
-        return client
+        """Return the client that inspects the data. ``kill`` closes it."""
+        if self._client is None:
+            self._client = Redis(port=self.port, socket_timeout=START_TIMEOUT_S)
+        return self._client
 
     def command(self, *parts: str | int | bytes) -> Any:
         """Return the server's reply to a command."""
@@ -114,9 +114,9 @@ class RedisServer:
         if process is not None:
             process.kill()
             process.wait()
-        for client in self._clients:
+        client, self._client = self._client, None
+        if client is not None:
             client.close()
-        self._clients.clear()
 
 
 @pytest.fixture(scope="session")

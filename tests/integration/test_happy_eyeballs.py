@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -39,14 +41,20 @@ def descriptors() -> set[str]:
     return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
+def is_socket(descriptor: int) -> bool:
+    """Return whether a descriptor is open, and a socket."""
+    try:
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:  # it belonged to the listing of the descriptors
+        return False
+
+
 def sockets_to(address: AddressInfo) -> list[socket.socket]:
     """Return a copy of each socket of this process that is connected to an address."""
     found = []
-    for descriptor in descriptors():
-        try:
-            copy = socket.fromfd(int(descriptor), socket.AF_INET, socket.SOCK_STREAM)
-        except OSError:  # this descriptor belonged to the listing itself
-            continue
+    # ``fromfd`` raises an error for any other descriptor, and leaves a copy of it open.
+    for descriptor in [number for number in map(int, descriptors()) if is_socket(number)]:
+        copy = socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)
         with suppress(OSError):
             if copy.getpeername() == address[4]:
                 found.append(copy)

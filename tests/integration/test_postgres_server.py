@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg
 import pytest
 
+from harness.readable import is_readable
 from ibex.adapters.postgres import migrate
 from ibex.adapters.postgres.server import OWNER_ROLE, PostgresServer, PostgresServerError
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.integration
+
+END_TIMEOUT_S = 30
 
 
 @pytest.fixture
@@ -183,7 +186,25 @@ def test_a_path_too_long_for_a_socket_gets_its_socket_elsewhere(directory: Path)
         assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o700
     finally:
         server.stop(immediate=True)
-        shutil.rmtree(_socket_directory(server))
+
+
+def test_no_socket_directory_elsewhere_is_left_after_a_stop(used: PostgresServer, directory: Path) -> None:
+    """The temporary directory is removed, even if the server was killed and its files are still in it."""
+    elsewhere = _socket_directory(used)
+    assert elsewhere not in {directory, *directory.parents}
+    used.start()
+    used.stop()
+    assert not elsewhere.exists()
+
+    used.start()
+    assert used.pid is not None
+    killed = os.pidfd_open(used.pid)
+    os.kill(used.pid, signal.SIGKILL)
+    assert is_readable(killed, END_TIMEOUT_S)
+    os.close(killed)
+    assert list(elsewhere.iterdir())
+    used.stop()
+    assert not elsewhere.exists()
 
 
 def test_a_link_in_place_of_the_directory_is_refused(directory: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import uvicorn
 from harness.process import IbexProcess
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 from ibex.entrypoints.listening import address_of, let_handshakes_end, listen, shut_down
-from ibex.entrypoints.proxy_server import DrainingServer, DrainTimes, serve_http
+from ibex.entrypoints.proxy_server import DrainingServer, DrainTimes, end_start_on_signal, serve_http
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -191,4 +191,40 @@ async def test_a_hangup_or_an_interrupt_drains_like_sigterm(listener: socket.soc
     os.kill(os.getpid(), number)
     await serving
     assert drained.is_set()
+    signal.signal(signal.SIGHUP, previous)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_during_the_start_ends_it_and_a_second_one_does_not_end_the_cleanup(
+    number: signal.Signals,
+) -> None:
+    """The start is cancelled once, and closes what it has opened."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ``nohup`` would ignore it
+    begun, closing, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    closed = []
+
+    async def start() -> None:
+        end_start_on_signal()
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            closing.set()
+            await end.wait()
+            closed.append(True)
+
+    starting = asyncio.create_task(start())
+    await begun.wait()
+    os.kill(os.getpid(), number)
+    await closing.wait()
+    later = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, later.set)
+    for one in (number, signal.SIGUSR1):  # the event loop handles them in this order
+        os.kill(os.getpid(), one)
+    await later.wait()
+    end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+
+    assert closed == [True]
     signal.signal(signal.SIGHUP, previous)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from harness.process import IbexProcess
+from harness.production import Production
 from ibex.adapters.clickhouse.connection import disconnect
 from ibex.entrypoints.proxy import serve
 from ibex.entrypoints.settings import SettingsError
@@ -119,6 +121,42 @@ def test_auth_starts_in_production_with_credentials(tmp_path: Path) -> None:
     assert httpx.get(f"{line.rpartition(' on ')[2]}/health", timeout=START_TIMEOUT_S).status_code == 200
 
     assert auth.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "listens", "more"),
+    [
+        ("serve", "listening on", {}),
+        ("serve", "health and metrics on", {"IBEX_OPS_LISTEN": "127.0.0.1:0"}),
+        ("serve --workers 1", "workers on", {}),
+        ("serve --workers 1", "listening on", {}),
+        ("auth serve", "serving gRPC on port", {}),
+    ],
+)
+def test_a_process_that_says_that_it_listens_can_be_stopped(
+    tmp_path: Path, command: str, listens: str, more: dict[str, str]
+) -> None:
+    """SIGTERM in that moment lets it close what it has opened, and exit with code 0."""
+    environ = {**PRODUCTION, "IBEX_AUTH_SERVICE_TOKEN": PRODUCTION["IBEX_AUTH_SERVICE_TOKEN"] + "Hq4Gt6Xe", **more}
+    process = IbexProcess.spawn(command.split(), {**environ, "IBEX_JOURNAL_DIR": str(tmp_path / "journal")}, tmp_path)
+    process.wait_for_line(listens, START_TIMEOUT_S)
+
+    assert process.stop(signal.SIGTERM) == 0, process.lines
+
+
+def test_a_worker_that_says_that_it_listens_can_be_stopped(tmp_path: Path) -> None:
+    """A service manager signals the worker too. It exits with code 0, and another one replaces it."""
+    environ = {**PRODUCTION, "IBEX_AUTH_SERVICE_TOKEN": PRODUCTION["IBEX_AUTH_SERVICE_TOKEN"] + "Hq4Gt6Xe"}
+    environ |= {"IBEX_JOURNAL_DIR": str(tmp_path / "journal")}
+    supervisor = IbexProcess.spawn(["serve", "--workers", "1"], environ, tmp_path)
+    production = Production(environ, tmp_path, [supervisor])
+    supervisor.wait_for_line("listening on", START_TIMEOUT_S)
+
+    (worker,) = production.workers()
+    os.kill(worker, signal.SIGTERM)
+
+    assert "worker 0 ended with code 0" in supervisor.wait_for_line("worker 0 ended", START_TIMEOUT_S)
+    production.stop()
 
 
 def test_a_dotenv_that_redirects_a_key_is_refused(tmp_path: Path) -> None:

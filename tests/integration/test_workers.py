@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -19,11 +21,14 @@ from harness.readable import is_readable
 from harness.rotation import wait_until
 from ibex.entrypoints import workers
 from ibex.entrypoints.home import Home
+from ibex.entrypoints.outcome import EXIT_USAGE
 from ibex.entrypoints.settings import Settings
-from ibex.entrypoints.worker_process import WorkerSlot
+from ibex.entrypoints.worker_process import WorkerProcess, WorkerSlot
 from ibex.entrypoints.workers import supervise
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from harness.postgres import PostgresDatabase
 
 pytestmark = pytest.mark.integration
@@ -37,6 +42,32 @@ def test_a_stop_while_workers_start_succeeds(production: Production) -> None:
     watcher.wait_for_line("2 workers on", START_TIMEOUT_S)
 
     assert watcher.stop(signal.SIGTERM) == 0, watcher.lines
+
+
+@pytest.fixture
+async def _exit_codes_by_the_event_loop() -> AsyncIterator[None]:
+    """Let the event loop collect exit codes, as from Python 3.12 on. Before, a thread collects them at any moment."""
+    if sys.version_info >= (3, 12):
+        yield
+        return
+    before, watcher = asyncio.get_child_watcher(), asyncio.PidfdChildWatcher()
+    watcher.attach_loop(asyncio.get_running_loop())
+    asyncio.set_child_watcher(watcher)
+    yield
+    asyncio.set_child_watcher(before)
+    watcher.close()
+
+
+@pytest.mark.usefixtures("_exit_codes_by_the_event_loop")
+async def test_a_worker_that_is_signalled_as_it_ends_keeps_its_exit_code() -> None:
+    """The supervisor signals a worker twice if it stops while the worker starts."""
+    worker = await WorkerProcess.spawn(WorkerSlot(listener=-1, parent_pipe=-1, number=0), {"IBEX_PORT": "none"})
+    # It has ended, and the event loop has not collected its exit code.
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - the event loop must wait
+
+    worker.drain()
+
+    assert await worker.ended == EXIT_USAGE
 
 
 def test_workers_exit_if_the_supervisor_is_killed(production: Production) -> None:

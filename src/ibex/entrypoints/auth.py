@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import resource as limits
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 import uvloop
@@ -25,7 +25,7 @@ from ibex.entrypoints.foreign_variables import ignored_variables
 from ibex.entrypoints.lifespan import in_background
 from ibex.entrypoints.listening import BACKLOG, address_of, listen
 from ibex.entrypoints.process_tuning import raise_limit
-from ibex.entrypoints.proxy_server import serve_http
+from ibex.entrypoints.proxy_server import end_start_on_signal, serve_http
 from ibex.entrypoints.rotation import auth_files
 from ibex.entrypoints.settings import variables
 
@@ -57,12 +57,14 @@ def serve(settings: Settings, environ: Mapping[str, str] | None = None) -> int:
     with (
         listen(host.strip("[]"), int(port), "IBEX_AUTH_OPS_LISTEN") as ops,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        suppress(asyncio.CancelledError),  # a signal has ended the start
     ):
         runner.run(_serve(settings, ops))
     return 0
 
 
 async def _serve(settings: Settings, ops: socket.socket) -> None:
+    end_start_on_signal()
     adapters = AuthAdapters()
     adapters.settings.override(settings)
     drain, server = Drain(), _server(settings, adapters)

@@ -26,7 +26,7 @@ from ibex.entrypoints.listening import BACKLOG, address_of, listen
 from ibex.entrypoints.migrations import migrate
 from ibex.entrypoints.ops_server import listen_for_ops, serving_ops
 from ibex.entrypoints.process_tuning import prepare_descriptors
-from ibex.entrypoints.proxy_server import serve_http
+from ibex.entrypoints.proxy_server import end_start_on_signal, serve_http
 from ibex.entrypoints.rotation import proxy_files
 from ibex.entrypoints.setting_files import is_set, layered
 from ibex.entrypoints.settings import Settings
@@ -34,7 +34,7 @@ from ibex.entrypoints.start_warnings import warn_of_environment
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
     from typing import TextIO
 
@@ -133,22 +133,6 @@ def _end_on_hangup() -> None:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
-def _cancel_once() -> Callable[[], None]:
-    """Return a function that cancels the current task at its first call. Another cancellation would stop the cleanup.
-
-    When a terminal closes, both the shell and the system send SIGHUP.
-    """
-    tasks = [asyncio.current_task()]
-
-    def cancel() -> None:
-        while tasks:
-            task = tasks.pop()
-            if task is not None:
-                task.cancel()
-
-    return cancel
-
-
 def _open_log(path: Path) -> TextIO:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     return os.fdopen(descriptor, "a", buffering=1, encoding="utf-8")
@@ -157,7 +141,7 @@ def _open_log(path: Path) -> TextIO:
 async def _run(
     home: Home, environ: Mapping[str, str], wanted: Settings, console: Console, *, chosen_port: bool
 ) -> None:
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _cancel_once())  # ``serve_http`` replaces it
+    end_start_on_signal()
     with _listen(wanted, chosen=chosen_port) as listener, listen_for_ops(wanted, listener) or nullcontext() as ops:
         console.starting("PostgreSQL and the ClickHouse engine")
         async with _servers(home) as servers:

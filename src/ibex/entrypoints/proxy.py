@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,7 @@ from ibex.entrypoints.listening import BACKLOG, address_of, listen
 from ibex.entrypoints.ops_server import listen_for_ops, serving_ops
 from ibex.entrypoints.outcome import CommandFailedError
 from ibex.entrypoints.process_tuning import prepare_descriptors
-from ibex.entrypoints.proxy_server import SharedListener, serve_http
+from ibex.entrypoints.proxy_server import SharedListener, end_start_on_signal, serve_http
 from ibex.entrypoints.setting_files import SUFFIX
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
 from ibex.entrypoints.start_warnings import warn_of_environment
@@ -139,6 +139,7 @@ def _run(settings: Settings, listener: socket.socket, ops: socket.socket | None,
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would write lines that are not JSON
 
     async def run() -> None:
+        end_start_on_signal()
         adapters, shared = adapters_for(settings), None
         if slot is not None:
             end_with_parent(slot.parent_pipe)
@@ -156,7 +157,10 @@ def _run(settings: Settings, listener: socket.socket, ops: socket.socket | None,
                 _LOG.info("listening on %s", address_of(listener) + settings.base_path)
                 await serve_http(app, listener, settings, application.drain().begin, shared)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with (
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        suppress(asyncio.CancelledError),  # a signal has ended the start
+    ):
         runner.run(run())
     return 0
 

@@ -97,10 +97,7 @@ class DrainingServer(uvicorn.Server):
         Afterwards only SIGINT ends the process: another SIGTERM must not keep it from recording and closing.
         """
         loop = asyncio.get_running_loop()
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if self._shared is not None or signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else nohup, or `ibex dev`
-            numbers.append(signal.SIGHUP)
-        for number in numbers:
+        for number in (signal.SIGINT, *_signals_to_end(is_worker=self._shared is not None)):
             loop.add_signal_handler(number, self._on_signal, number)
         try:
             yield
@@ -209,6 +206,30 @@ class DrainingServer(uvicorn.Server):
                 async with asyncio.timeout(_POLL_S):
                     await self._hurried.wait()
                 return
+
+
+def end_start_on_signal() -> None:
+    """Make the first SIGTERM or SIGHUP cancel the current task, which then closes what it has opened.
+
+    Call this before the process reports that it listens. ``serve_http`` replaces the handlers. A second signal does
+    nothing, because another cancellation would stop the cleanup.
+    """
+    loop, tasks = asyncio.get_running_loop(), [asyncio.current_task()]
+
+    def cancel() -> None:
+        while tasks:
+            task = tasks.pop()
+            if task is not None:
+                task.cancel()
+
+    for number in _signals_to_end():
+        loop.add_signal_handler(number, cancel)
+
+
+def _signals_to_end(*, is_worker: bool = False) -> Sequence[signal.Signals]:
+    """Return the signals, besides SIGINT, that end a server. A worker handles SIGHUP even below ``nohup``."""
+    ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and not is_worker
+    return [signal.SIGTERM] if ignores_hangup else [signal.SIGTERM, signal.SIGHUP]
 
 
 def connection_limits(settings: Settings) -> ConnectionLimits:

@@ -126,9 +126,14 @@ class WorkerProcess:
         return await self.ended
 
     def _send(self, number: signal.Signals) -> None:
-        if not self.ended.done():
+        """Send a signal unless the worker has ended.
+
+        ``Process.send_signal`` polls first, and so takes the exit code of a worker that has just ended away from the
+        event loop, which then reports 255.
+        """
+        if self._process.returncode is None:
             with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(self.pid, number)
 
     def _read(self) -> None:
         """Read whether the worker serves. The pipe closes without a byte if the worker has ended before."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import socket
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from ibex.adapters.grpc.connections import GrpcConnections, PeerRole
+from ibex.adapters.grpc.socket_folder import SocketFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +27,6 @@ _STALLED_S: Final = 1.0
 """How long a connection beyond its limit of unauthenticated calls is kept without being served."""
 _ITERATIONS_TO_CLOSE: Final = 5
 _SERVER: Final = "server"
-_MAX_SOCKET_PATH: Final = 90
-_FALLBACK: Final = "/dev/shm"  # noqa: S108 - TemporaryDirectory creates a directory with a random name and mode 0700 in it
 
 
 def connection_of(peer: str) -> str:
@@ -75,12 +72,12 @@ class Relay:
         self._numbers = itertools.count(1)
         self._servers: list[asyncio.Server] = []
         self._open: set[_ClientSide] = set()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: SocketFolder | None = None
 
     def prepare(self) -> str:
         """Create the directory of the Unix socket and return the address for gRPC to listen on. Raises ``OSError``."""
-        self._folder = _private_folder()
-        return f"unix:{self._folder.name}/{_SERVER}"
+        self._folder = SocketFolder()
+        return f"unix:{self._folder.path}/{_SERVER}"
 
     async def start(self, listeners: Sequence[socket.socket]) -> None:
         """Accept connections on these sockets. The relay takes ownership and closes them."""
@@ -103,7 +100,7 @@ class Relay:
             await asyncio.sleep(0)
         folder, self._folder = self._folder, None
         if folder is not None:
-            folder.cleanup()
+            folder.remove()
 
     def opened(self, client: _ClientSide) -> str | None:
         """Register an accepted connection. Return its name, or None if the table is full."""
@@ -127,11 +124,11 @@ class Relay:
         if folder is None:
             raise OSError("the relay is closed")
         inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        own = f"{folder.name}/{name}"
+        own = f"{folder.path}/{name}"
         try:
             inner.settimeout(0)
             inner.bind(own)
-            inner.connect(f"{folder.name}/{_SERVER}")
+            inner.connect(f"{folder.path}/{_SERVER}")
         except OSError:
             inner.close()
             raise
@@ -143,26 +140,6 @@ class Relay:
     def _close_unless_authenticated(self, name: str, client: _ClientSide) -> None:
         if self.table.role(name) is PeerRole.UNAUTHENTICATED:
             client.close_now()
-
-
-def _private_folder() -> tempfile.TemporaryDirectory[str]:
-    """Create a directory that only this user can enter, with a path short enough for a socket. Raises ``OSError``."""
-    folders = [Path(parent) for parent in (_gettempdir(), _FALLBACK) if parent]
-    for parent in folders:
-        with suppress(OSError):
-            folder = tempfile.TemporaryDirectory(prefix="ibex-auth-", dir=parent)
-            if len(os.fsencode(folder.name)) <= _MAX_SOCKET_PATH:
-                return folder
-            folder.cleanup()
-    tried = " or ".join(str(parent) for parent in folders)
-    raise OSError(f"cannot create a Unix socket in {tried}: set TMPDIR to a writable directory with a short path")
-
-
-def _gettempdir() -> str | None:
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError:
-        return None
 
 
 class _End(asyncio.Protocol):

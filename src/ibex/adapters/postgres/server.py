@@ -95,6 +95,8 @@ class PostgresServer:
         """
         if self.pid is not None:
             self._pg_ctl("stop", "-m", "immediate" if immediate else "fast")
+        if self._socket_directory() != self._directory:
+            self._remove_socket_directory()
 
     def restart(self, *, immediate: bool = False) -> None:
         """Stop and start. Raises ``PostgresServerError``."""
@@ -145,6 +147,14 @@ class PostgresServer:
             return self._directory
         name = sha256(os.fsencode(self._directory)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"ibex-{name}"
+
+    def _remove_socket_directory(self) -> None:
+        """Remove the temporary directory of the socket, with the files that a killed server has left in it."""
+        directory = self._socket_directory()
+        with suppress(OSError):  # it is absent, or belongs to another user
+            for name in (_SOCKET, f"{_SOCKET}.lock"):
+                (directory / name).unlink(missing_ok=True)
+            directory.rmdir()
 
     def _initialize(self) -> None:
         """Create the data in a temporary directory and rename it, so that incomplete data is never used.
