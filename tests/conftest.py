@@ -30,8 +30,8 @@ settings.register_profile("short", derandomize=True, deadline=None)
 settings.register_profile("long", max_examples=int(os.environ.get("EXAMPLES", "5000")), deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
-DESCRIPTORS_LEFT = 100
-"""What a module may leave open: fixtures of the session that it starts. The engine in this process opens about 60."""
+DESCRIPTORS_LEFT = 200
+"""What a module may leave open: fixtures of the session that it starts. The engine in this process opens about 110."""
 
 _LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
