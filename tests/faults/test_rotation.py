@@ -230,7 +230,7 @@ def test_an_unusable_file_keeps_the_old_value(running: RotatingStack, variable: 
         before = running.reloads(file, "refused")[0]
         running.secrets.update({variable: content.format(redis=running.stack.redis.port)})
         wait_until(lambda: running.reloads(file, "refused")[0] >= before + 2)
-        assert running.ready() == ready
+        wait_until(lambda: running.ready() == ready)  # on a busy machine, one check can exceed its time limit
         running.secrets.update({variable: good})
 
     lines = [line for line in running.stack.production.processes[-1].lines if "cannot be used" in line and file in line]

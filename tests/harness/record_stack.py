@@ -37,15 +37,17 @@ WAIT_S = 30.0
 """How long a test waits for what must happen; only a failing one waits so long."""
 POLL_S = 0.05
 CLIENTS = 4
+_END = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The response of a client: the status, and whether a valid response arrived in full."""
+    """The response of a client: the status, whether a valid response arrived in full, and its end if it did not."""
 
     request_id: UUID
     status: int
     complete: bool
+    incomplete_end: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,7 @@ class RecordStack:
             migrate(clickhouse.url)
             provider = stack.enter_context(ScriptedOpenAI.in_thread())
             keys = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": provider.base_url}
-            # While PostgreSQL is down, a request needs Redis. A slow answer of a busy machine would be a second fault.
-            keys["IBEX_REDIS_TIMEOUT"] = PATIENCE["IBEX_REDIS_TIMEOUT"]
+            keys |= PATIENCE  # while PostgreSQL is down, a slow answer of a busy machine would be a second fault
             production = Production.over(postgres, clickhouse, redis_url, folder, **keys)
             made = production.ibex(*BOOTSTRAP, "--json")
             relay = stack.enter_context(Relay.running(postgres.socket))
@@ -133,7 +134,8 @@ class RecordStack:
         }
         answer = self.client.post(f"{self.address}/v1/chat/completions", json=body, headers=headers)
         whole = answer.text.endswith("data: [DONE]\n\n") if streamed else "choices" in answer.json()
-        return Answer(request_id, answer.status_code, answer.status_code == httpx.codes.OK and whole)
+        complete = answer.status_code == httpx.codes.OK and whole
+        return Answer(request_id, answer.status_code, complete, "" if complete else answer.text[-_END:])
 
     def assert_recorded(
         self, answers: list[Answer], *, traces: int | None = None, checkpoints: int | None = None

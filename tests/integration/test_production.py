@@ -48,6 +48,8 @@ pytestmark = pytest.mark.integration
 
 _LOG: Final = logging.getLogger(__name__)
 ROUNDS = 3
+LOW_RPM = 20
+"""A limit that a test exceeds. The limit of refusals, beyond which workers do not ask Redis, is the same: far away."""
 WAIT_S = 30
 HANDLE = "a-session"
 CHAT = "/v1/chat/completions"
@@ -138,14 +140,14 @@ def test_an_operators_change_takes_effect_in_every_worker_at_the_next_request(st
 def test_a_changed_rate_limit_applies_in_every_worker_to_the_next_request(stack: TwoWorkers) -> None:
     """A refused organization is served once its limit is raised, and refused again once it is lowered."""
     with _rate_limit(stack) as set_limit:
-        set_limit("--rpm", "3")
+        set_limit("--rpm", str(LOW_RPM))
         for worker in stack.workers:
-            _wait_for_refusal(worker, 3)
+            _wait_for_refusal(worker, LOW_RPM)
         set_limit("--rpm", "100000")
         assert {(answer.status, answer.limit) for answer in (w.ask() for w in stack.workers)} == {(200, 100_000)}
-        set_limit("--rpm", "3")
+        set_limit("--rpm", str(LOW_RPM))
         for worker in stack.workers:
-            _wait_for_refusal(worker, 3)
+            _wait_for_refusal(worker, LOW_RPM)
     assert {(answer.status, answer.limit) for answer in (w.ask() for w in stack.workers)} == {(200, None)}
 
 
