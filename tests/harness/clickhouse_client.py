@@ -38,7 +38,7 @@ class RecordingClient:
     It records inserts, and raises the errors of ``refusals``, one for each insert, until there are none.
     """
 
-    write_compression = "lz4"
+    write_compression = "lz4,zstd"
 
     def __init__(
         self,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from harness.content_codings import CODINGS, FRAMED
 from ibex.adapters.clickhouse.content_coding import MalformedBodyError, UnknownCodingError, choose, decode, encode
 
 BODY = b"a body " * 10_000
 
 
-@pytest.mark.parametrize("coding", ["lz4", "zstd", "gzip", "deflate"])
+@pytest.mark.parametrize("coding", CODINGS)
 def test_an_encoded_body_can_be_decoded(coding: str) -> None:
     """The encoded body is smaller."""
     encoded = encode(BODY, coding)
@@ -17,7 +18,7 @@ def test_an_encoded_body_can_be_decoded(coding: str) -> None:
     assert decode(encoded, coding) == BODY
 
 
-@pytest.mark.parametrize("coding", ["lz4", "zstd", "gzip"])
+@pytest.mark.parametrize("coding", FRAMED)
 def test_consecutive_frames_are_decoded_as_one_body(coding: str) -> None:
     """Some clients compress each block as a frame of its own."""
     assert decode(encode(BODY, coding) + encode(b"more", coding), coding) == BODY + b"more"
@@ -34,7 +35,7 @@ def test_a_body_without_a_common_coding_is_unchanged() -> None:
     assert encode(BODY, "") == BODY
 
 
-@pytest.mark.parametrize("coding", ["lz4", "zstd", "gzip", "deflate"])
+@pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("damage", [b"not this at all", None])
 def test_a_malformed_body_is_an_error(coding: str, damage: bytes | None) -> None:
     """The body was never in this coding, or it is truncated."""
@@ -50,7 +51,7 @@ def test_an_unknown_coding_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("accepted", "chosen"),
-    [("lz4,zstd,br,gzip", "lz4"), ("br, GZIP;q=0.5", "gzip"), ("br, *", ""), ("", ""), ("zstd", "zstd")],
+    [("zstd,lz4,br,gzip", "zstd"), ("br, GZIP;q=0.5", "gzip"), ("br, *", ""), ("", ""), ("zstd", "zstd")],
 )
 def test_the_first_common_coding_is_chosen(accepted: str, chosen: str) -> None:
     """The client's order applies."""

@@ -65,11 +65,12 @@ async def test_a_batch_is_one_compressed_insert_under_its_token() -> None:
     async with over(client) as traces:
         await traces.write([_trace(emitter_seq=n) for n in range(250)], "a-token")
     (insert,) = client.inserts
-    rows = [json.loads(line) for line in content_coding.decode(insert["insert_block"], "lz4").splitlines()]
+    coding = content_coding.choose(client.write_compression)
+    rows = [json.loads(line) for line in content_coding.decode(insert["insert_block"], coding).splitlines()]
     assert [row["emitter_seq"] for row in rows] == list(range(250))
     assert list(rows[0]) == insert["column_names"] == list(COLUMNS)
     assert rows[0]["requested_at"] == "2026-01-02T03:04:05.678901Z"
-    assert (insert["table"], insert["compression"]) == ("`my\\`db`.llm_traces", "lz4")
+    assert (insert["table"], insert["compression"]) == ("`my\\`db`.llm_traces", coding)
     assert insert["settings"]["insert_deduplication_token"] == "a-token"
     assert insert["settings"]["async_insert_busy_timeout_max_ms"] == "100"
 

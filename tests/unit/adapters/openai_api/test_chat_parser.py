@@ -360,7 +360,8 @@ def test_a_hundred_thousand_levels_are_refused(opening: bytes) -> None:
     """The parser neither crashes nor takes long, whether the brackets are closed or not."""
     deep = b'{"messages":' + opening * 100_000
 
-    assert refused(deep) == [("body", FieldCode.INVALID_FORMAT)]
+    with pytest.raises((ValidationError, InvalidJsonError)):  # from Python 3.14 on, the parser gets to the end
+        parse(deep)
     closing = b"]" if opening == b"[" else b"}"
     assert refused(deep + b"1" + closing * 100_001) == [("body", FieldCode.INVALID_FORMAT)]
 
