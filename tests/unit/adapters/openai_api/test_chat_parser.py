@@ -357,13 +357,16 @@ def test_a_message_that_is_nested_too_deep_is_reported() -> None:
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_a_hundred_thousand_levels_are_refused(opening: bytes) -> None:
-    """The parser neither crashes nor takes long, whether the brackets are closed or not."""
+    """The parser neither crashes nor takes long, whether the brackets are closed or not.
+
+    From Python 3.14 on it reads to the end before it refuses them.
+    """
+    closing = b"]" if opening == b"[" else b"}"
     deep = b'{"messages":' + opening * 100_000
 
-    with pytest.raises((ValidationError, InvalidJsonError)):  # from Python 3.14 on, the parser gets to the end
-        parse(deep)
-    closing = b"]" if opening == b"[" else b"}"
-    assert refused(deep + b"1" + closing * 100_001) == [("body", FieldCode.INVALID_FORMAT)]
+    for text in (deep, deep + b"1" + closing * 100_000 + b"}"):
+        with pytest.raises((ValidationError, InvalidJsonError)):
+            parse(text)
 
 
 def test_millions_of_tiny_elements_are_refused_early() -> None:
