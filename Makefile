@@ -162,7 +162,7 @@ bench-gate: $(STAMP) ## fail if a request costs a tenth more than in a baseline 
 
 .PHONY: bench-peers
 bench-peers: $(STAMP) $(BENCH_STAMP) ## install Envoy, Ferro, Portkey's gateway, LiteLLM, a profiler and IBEX as its users have it for make bench; needs node
-	@PYTHONPATH=tests $(BIN)/python -m peers.install envoy ferrogw portkey litellm
+	@PYTHONPATH=tests $(BIN)/python -m peers.install --python $(BENCH_PYTHON) envoy ferrogw portkey litellm
 
 .PHONY: exit-gate
 exit-gate: $(STAMP) ## what "done" means, each with figure and limit, two minutes; ARGS="--only smoke" for some

@@ -45,19 +45,20 @@ class Peer:
     only_bench: bool = False
     ibex: Mapping[str, str] = field(default_factory=dict)
 
-    def install(self) -> None:
-        """Create the environment of the peer, once for each version."""
+    def install(self, python: str = sys.executable) -> None:
+        """Create the environment of the peer, once for each version. ``python`` runs it unless it is a node server."""
         home = ENVIRONMENT / self.name
-        stamp, wanted = home / "installed", f"{self.package} {dict(self.overrides)}"
+        is_node = self.command.startswith("node ")
+        stamp, wanted = home / "installed", f"{self.package} {dict(self.overrides)}{'' if is_node else f' {python}'}"
         if stamp.exists() and stamp.read_text() == wanted:
             return
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
-        if self.command.startswith("node "):
+        if is_node:
             (home / "package.json").write_text(json.dumps({"private": True, "overrides": dict(self.overrides)}))
             run = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(home)]
         else:
-            subprocess.run([sys.executable, "-m", "venv", home], check=True)
+            subprocess.run([python, "-m", "venv", home], check=True)
             run = [str(home / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*run, self.package], check=True, stdout=subprocess.DEVNULL, cwd=home)
         stamp.write_text(wanted)
