@@ -288,7 +288,7 @@ async def test_a_slow_body_times_out(declared: int | None, least_s: float) -> No
 
 async def test_a_body_that_always_has_data_ready_times_out() -> None:
     """The time limit holds although the event loop never runs its timer."""
-    limits = Limits(body_silence_s=0.01, body_s=0.01)
+    limits = Limits(body_silence_s=0.01, body_s=0.01, body_bytes_per_s=1 << 40)
 
     async def trickle() -> Message:
         return {"type": "http.request", "body": b"a", "more_body": True}
