@@ -121,9 +121,16 @@ def main() -> int:
 
 def write(root: Path) -> list[str]:
     """Write the pictures and the section of the page, and return the paths of the pictures. Raises ``CurvesError``."""
-    results = read(root / MEASURED)
-    page = with_section(root / PAGE, section(results))
-    drawn = {f"{PICTURES}/{curve.name}.svg": svg.standalone(curve.draw(runs_of(results, curve))) for curve in CURVES}
+    try:
+        results = read(root / MEASURED)
+        text = section(results)
+        drawn = {f"{PICTURES}/{one.name}.svg": svg.standalone(one.draw(runs_of(results, one))) for one in CURVES}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CurvesError(
+            f"{MEASURED} is not of this version of make bench ({type(error).__name__}: {error})."
+            " Run make bench, then make curves."
+        ) from error
+    page = with_section(root / PAGE, text)
     (root / PICTURES).mkdir(parents=True, exist_ok=True)
     for name, picture in drawn.items():
         (root / name).write_text(picture, encoding="utf-8")
@@ -176,7 +183,10 @@ def section(results: Mapping[str, Any]) -> str:
 
 def with_section(path: Path, text: str) -> str:
     """Return a page with the section between its two comments replaced. Raises ``CurvesError`` without them."""
-    page = path.read_text(encoding="utf-8")
+    try:
+        page = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CurvesError(f"{PAGE} does not exist. Restore it from git.") from None
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

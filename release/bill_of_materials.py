@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,19 @@ from release.check import DIST, ROOT, build
 from release.installed import CheckError, install, run
 
 SPECIFICATION: Final = "1.6"
+
+
+def chosen_extras(extras: str, pyproject: str) -> str:
+    """Return a list of extras, separated by commas, without spaces. Raises ``CheckError`` for one that is unknown.
+
+    pip only warns of it. The list would lack its packages, under its name.
+    """
+    known = tomllib.loads(pyproject)["project"]["optional-dependencies"]
+    chosen = [name for part in extras.split(",") if (name := part.strip())]
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise CheckError(f"pyproject.toml has no extra {', '.join(unknown)}; EXTRAS can contain {', '.join(known)}")
+    return ",".join(chosen)
 
 
 def write(extras: str, constraints: Path) -> str:
@@ -30,7 +44,8 @@ def write(extras: str, constraints: Path) -> str:
 def main(extras: str = "", constraints: str = str(ROOT / "constraints.txt")) -> int:
     """Write the list, and return the exit code."""
     try:
-        sys.stdout.write(write(extras, Path(constraints)) + "\n")
+        chosen = chosen_extras(extras, (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+        sys.stdout.write(write(chosen, Path(constraints)) + "\n")
     except CheckError as failed:
         sys.stderr.write(f"{failed}\n")
         return 1

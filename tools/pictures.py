@@ -78,42 +78,61 @@ def picture(output: str, command: str) -> str:
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
+class PicturesError(Exception):
+    """A command failed, so that there is nothing to show. The message has its output."""
+
+
 def main() -> int:
-    """Start IBEX in a new folder, run the commands, and write the pictures."""
+    """Start IBEX in a new folder, run the commands, and write the pictures. If one fails, write nothing."""
+    try:
+        outputs = _outputs()
+    except PicturesError as failed:
+        sys.stderr.write(f"{failed}\n")
+        return 1
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as folder, _ibex(folder) as started:
-        for prompt in _PROMPTS:
-            _output(folder, "chat", prompt)
-        outputs = {
-            "dev": ("ibex dev", started),
-            "traces-slow": ("ibex traces slow", _output(folder, "traces", "slow")),
-            "doctor": ("ibex doctor", _output(folder, "doctor")),
-        }
     for name, (command, output) in outputs.items():
         (PICTURES / f"{name}.svg").write_text(picture(output, command), encoding="utf-8")
     return 0
 
 
+def _outputs() -> dict[str, tuple[str, str]]:
+    """Return the command of each picture, and what it prints. Raises ``PicturesError``."""
+    with TemporaryDirectory() as folder, _ibex(folder) as started:
+        for prompt in _PROMPTS:
+            _output(folder, "chat", prompt)
+        return {
+            "dev": ("ibex dev", started),
+            "traces-slow": ("ibex traces slow", _output(folder, "traces", "slow")),
+            "doctor": ("ibex doctor", _output(folder, "doctor")),
+        }
+
+
 @contextmanager
 def _ibex(folder: str) -> Iterator[str]:
-    """Run ``ibex dev`` in a folder. Yields what it prints until it is ready."""
+    """Run ``ibex dev`` in a folder. Yields what it prints until it is ready. Raises ``PicturesError``."""
     terminal, its_end = _terminal()
     command = ["ibex", "dev", "--port", "0", "--echo-delay", "0.4"]
     with subprocess.Popen(command, cwd=folder, env=_environ(), stdout=its_end, stderr=its_end) as process:
         os.close(its_end)
         try:
-            yield _read(terminal, until=_READY)
+            started = _read(terminal, until=_READY)
+            if _READY not in started:
+                raise PicturesError(f"ibex dev did not start:\n{started}")
+            yield started
         finally:
             process.terminate()
             _read(terminal)
 
 
 def _output(folder: str, *arguments: str) -> str:
-    """Return what a command prints on a terminal."""
+    """Return what a command prints on a terminal. Raises ``PicturesError`` if it fails."""
     terminal, its_end = _terminal()
-    with subprocess.Popen(["ibex", *arguments], cwd=folder, env=_environ(), stdout=its_end, stderr=its_end):
+    with subprocess.Popen(["ibex", *arguments], cwd=folder, env=_environ(), stdout=its_end, stderr=its_end) as process:
         os.close(its_end)
-        return _read(terminal)
+        output = _read(terminal)
+    if process.returncode:
+        raise PicturesError(f"ibex {' '.join(arguments)} ended with exit code {process.returncode}:\n{output}")
+    return output
 
 
 def _terminal() -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Lint, render and validate a Helm chart: a program for the environment of ``make validators``.
 
-It reads a JSON object from standard input: ``chart`` (a path), ``values``, ``kubernetes`` (a list of versions). It
-writes another: ``lint`` (what Helm says), ``error`` (why Helm does not render, or null), ``manifests`` (the objects of
-each template), ``invalid`` (what the schemas of each version of Kubernetes refuse).
+It reads a JSON object from standard input: ``chart`` (a path), ``values``, ``release`` (its name), ``kubernetes`` (a
+list of versions). It writes another: ``lint`` (what Helm says), ``error`` (why Helm does not render, or null),
+``manifests`` (the objects of each template), ``invalid`` (what the schemas of each version of Kubernetes refuse).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ WITHOUT_SCHEMA = frozenset({"monitoring.coreos.com/v1"})
 """The API groups of operators, which Kubernetes itself does not know."""
 
 
-def rendered(chart: str, values: dict[str, Any]) -> dict[str, list[Any]]:
+def rendered(chart: str, values: dict[str, Any], release: str) -> dict[str, list[Any]]:
     """Return the objects of each template. Raises ``HelmError``."""
     with helm_python.Chart.load(chart) as loaded:
         loaded.validate_schema(values)
-        texts = loaded.render(values, name="ibex", namespace="llm")
+        texts = loaded.render(values, name=release, namespace="llm")
     return {
         name.removeprefix("ibex/templates/"): [document for document in yaml.safe_load_all(text) if document]
         for name, text in texts.items()
@@ -51,7 +51,7 @@ def main() -> None:
     answer: dict[str, Any] = {"manifests": {}, "invalid": {}, "error": None}
     answer["lint"] = helm_python.lint(asked["chart"], asked["values"], strict=True, with_subcharts=False)
     try:
-        answer["manifests"] = rendered(asked["chart"], asked["values"])
+        answer["manifests"] = rendered(asked["chart"], asked["values"], asked["release"])
     except helm_python.HelmError as wrong:
         answer["error"] = str(wrong)
     answer["invalid"] = {version: refused(answer["manifests"], version) for version in asked["kubernetes"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 import msgspec
@@ -52,6 +53,30 @@ def test_the_chart_passes_helms_lint_and_the_schemas_of_kubernetes(values: dict[
 
     assert (answer["lint"]["errors"], answer["error"]) == ([], None)
     assert answer["invalid"] == {version: [] for version in KUBERNETES}
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"),
+    [
+        ("prod", "prod-ibex"),
+        ("my-ibex-prod", "my-ibex-prod"),
+        ("123", "ibex-123"),
+        ("1e3", "ibex-1e3"),
+        ("true", "true-ibex"),
+        ("eu.prod", "eu-prod-ibex"),
+        ("a" * 53, f"{'a' * 35}-ibex"),
+        (f"{'a' * 34}-{'b' * 14}ibex", f"{'a' * 34}-ibex"),
+    ],
+)
+def test_a_release_can_have_any_name(release: str, expected: str) -> None:
+    """A Service's name begins with a letter and has no dot, a label is a text, and each name contains "ibex"."""
+    answer = answer_to(json.dumps(EVERYTHING), release)
+    names = {one["metadata"]["name"] for found in answer["manifests"].values() for one in found}
+
+    assert answer["error"] is None
+    assert answer["invalid"] == {version: [] for version in KUBERNETES}
+    assert all(name == expected or name.startswith(f"{expected}-") for name in names)
+    assert all(re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name) for name in names)
 
 
 @BOTH
@@ -205,6 +230,45 @@ def test_each_program_gets_its_own_secrets_as_files(values: dict[str, Any]) -> N
         assert secret["secretName"] == f"ibex-{program}"
 
 
+@pytest.mark.parametrize("name", ["123", "true", "1e3"])
+def test_a_name_that_looks_like_a_number_stays_a_text(name: str) -> None:
+    """This covers Secrets, the service account and the storage class."""
+    values = {
+        "secrets": {"proxy": name, "auth": name, "migration": name},
+        "serviceAccountName": name,
+        "authTLSSecret": name,
+        "proxy": {"journal": {"storageClassName": name}},
+    }
+
+    assert answer_to(json.dumps(values))["invalid"] == {version: [] for version in KUBERNETES}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1073741824, "1073741824"),
+        (0.5, "0.5"),
+        (7, "7"),
+        (True, "true"),
+        ("1e3", "1e3"),
+        ('a="b": {{ x }}', 'a="b": {{ x }}'),
+    ],
+)
+def test_a_setting_has_the_text_of_its_value(value: object, text: str) -> None:
+    """Helm itself prints a large number as 1.073741824e+09, which IBEX refuses."""
+    for program in ("proxy", "auth", "migration"):
+        assert environment(pods({program: {"settings": {"IBEX_X": value}}})[program])["IBEX_X"] == text
+
+
+def test_no_peer_of_monitoring_means_nobody() -> None:
+    """Kubernetes takes an empty list of peers for everyone."""
+    for program in ("proxy", "auth"):
+        rules = the("NetworkPolicy", f"ibex-{program}", {"networkPolicy": {"monitoring": []}})["spec"]["ingress"]
+        assert [port["port"] for rule in rules for port in rule["ports"]] == [
+            {"proxy": "http", "auth": "grpc"}[program]
+        ]
+
+
 @BOTH
 def test_selectors_match_the_labels_of_the_pods(values: dict[str, Any]) -> None:
     """A budget, policy or Service that selects nothing has no effect, and says nothing."""
@@ -233,8 +297,20 @@ def test_selectors_match_the_labels_of_the_pods(values: dict[str, Any]) -> None:
         {"proxy": {"journal": {"size": "much"}}},
         {"dashboards": {"enabled": True, "label": "not a label"}},
         {"prometheusRule": {"enable": True}},
+        {"networkPolicy": {"serverPorts": []}},
+        {"networkPolicy": {"providerPorts": []}},
     ],
-    ids=["unknown", "too-small", "no-setting", "empty", "no-quantity", "no-label", "misspelled"],
+    ids=[
+        "unknown",
+        "too-small",
+        "no-setting",
+        "empty",
+        "no-quantity",
+        "no-label",
+        "misspelled",
+        "every-port-of-servers",
+        "every-port-of-all",
+    ],
 )
 def test_the_schema_refuses_wrong_values(values: dict[str, Any]) -> None:
     """A misspelled value would otherwise do nothing."""

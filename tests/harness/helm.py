@@ -15,9 +15,9 @@ KUBERNETES: Final = ("1.29", "1.37")
 
 
 @cache
-def answer_to(values: str) -> dict[str, Any]:
-    """Return what chart_tools.py says about the chart with these values, a JSON object."""
-    question = {"chart": str(CHART), "values": json.loads(values), "kubernetes": KUBERNETES}
+def answer_to(values: str, release: str = "ibex") -> dict[str, Any]:
+    """Return what chart_tools.py says about the chart with these values, a JSON object, and this release."""
+    question = {"chart": str(CHART), "values": json.loads(values), "release": release, "kubernetes": KUBERNETES}
     code, output = run(
         validator("python"), str(ROOT / "tests" / "deployment" / "chart_tools.py"), stdin=json.dumps(question)
     )
@@ -26,9 +26,9 @@ def answer_to(values: str) -> dict[str, Any]:
     return found
 
 
-def objects(values: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return all objects of the chart with these values."""
-    answer = answer_to(json.dumps(values))
+def objects(values: dict[str, Any], release: str = "ibex") -> list[dict[str, Any]]:
+    """Return all objects of the chart with these values and this name of the release."""
+    answer = answer_to(json.dumps(values), release)
     assert answer["error"] is None
     return [document for documents in answer["manifests"].values() for document in documents]
 

@@ -160,7 +160,15 @@ def test_a_run_without_a_measurement_leaves_the_old_curves(
     assert not (checkout / curves.PICTURES).exists()
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "does not exist. Run make bench"), ("{", "is not JSON")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist. Run make bench"),
+        ("{", "is not JSON"),
+        ("[]", "is not of this version of make bench"),
+        ("{}", "is not of this version of make bench .*quick.*. Run make bench"),
+    ],
+)
 def test_results_that_cannot_be_read_are_reported(checkout: Path, content: str | None, message: str) -> None:
     """The results are not in the repository, so a fresh clone has none."""
     if content is not None:
@@ -182,3 +190,11 @@ def test_a_page_without_its_comments_is_reported(checkout: Path, comment: str) -
 def test_the_page_of_the_repository_has_the_comments() -> None:
     """``make curves`` finds where to write."""
     assert "text" in curves.with_section(curves.ROOT / curves.PAGE, "text")
+
+
+def test_a_missing_page_is_reported(checkout: Path) -> None:
+    """The message says where to get it."""
+    (checkout / curves.PAGE).unlink()
+
+    with pytest.raises(curves.CurvesError, match=r"figures\.md does not exist. Restore it from git."):
+        _draw(checkout, _results("nginx"))

@@ -1,13 +1,18 @@
 {{/* Names, labels and the parts that all pods share. */}}
 
+{{/* The start of all names, at most 40 characters. It contains the chart's name, which the alert IbexTargetDown looks for in
+the names of jobs. Names of Services have no dot, and begin with a letter */}}
 {{- define "ibex.fullname" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" }}{{ end }}
+{{- $release := .Release.Name | replace "." "-" }}
+{{- if regexMatch "^[0-9]" $release }}{{ $release = printf "%s-%s" .Chart.Name $release }}{{ end }}
+{{- $short := $release | trunc 40 | trimSuffix "-" }}
+{{- if contains .Chart.Name $short }}{{ $short }}{{ else }}{{ printf "%s-%s" ($release | trunc 35 | trimSuffix "-") .Chart.Name }}{{ end }}
 {{- end }}
 
 {{/* The selector of a program's pods. Argument: list of the root context and the program */}}
 {{- define "ibex.selector" -}}
 app.kubernetes.io/name: {{ (index . 0).Chart.Name }}
-app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
@@ -23,7 +28,7 @@ helm.sh/chart: {{ (index . 0).Chart.Name }}-{{ (index . 0).Chart.Version }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .Values.serviceAccountName }}
-serviceAccountName: {{ . }}
+serviceAccountName: {{ . | quote }}
 {{- end }}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets: {{ toYaml . | nindent 2 }}
@@ -49,7 +54,8 @@ securityContext:
     drop: [ALL]
 {{- end }}
 
-{{/* Settings of a program: its files of secrets, then its other settings. Argument: its values */}}
+{{/* Settings of a program: its files of secrets, then its other settings. Argument: its values. Helm would print a large
+number as 1e+09, JSON does not */}}
 {{- define "ibex.settings" -}}
 {{- range .secretSettings }}
 - name: {{ . }}_FILE
@@ -57,7 +63,7 @@ securityContext:
 {{- end }}
 {{- range $name, $value := .settings }}
 - name: {{ $name }}
-  value: {{ $value | quote }}
+  value: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
 {{- end }}
 {{- end }}
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 POLL_INTERVAL_S: Final = 0.05
 READY_POLL_INTERVAL_S: Final = 0.25
 """The interval between looks at a connection that works. Each look wakes a quiet worker; calls notice a loss sooner."""
+CHECK_INTERVAL_S: Final = 4.0
+"""The interval between calls of ``on_connected`` on a connection that works. Less than half of the default of
+``IBEX_HEADER_TIMEOUT``, the time that auth gives a connection to authenticate."""
 RESOLVE_INTERVAL_S: Final = 10.0
 RESOLVE_RETRY_S: Final = 1.0
 """The interval between resolutions while not every replica is connected."""
@@ -109,7 +112,7 @@ class Replicas:
         """Set the endpoints, and two callbacks.
 
         ``connect`` takes a gRPC target and the name that its certificate must have, and returns a channel.
-        ``on_connected`` is called with a replica whenever it is connected.
+        ``on_connected`` is called with a replica when it is connected, and every ``CHECK_INTERVAL_S`` from then on.
         """
         self._endpoints = endpoints
         self._connect = connect
@@ -243,17 +246,22 @@ class Replicas:
         Auth closes connections on which no caller has presented the service credential in time, and sooner during an
         attack. Therefore the callback makes one call on each new connection, whether or not a request needs it.
 
+        gRPC reconnects by itself within a millisecond when auth ends a connection, at its maximum age for example. No
+        look sees that, so the callback is called again and again.
+
         This polls the state. gRPC can report changes, but if a caller that waits for one is cancelled, gRPC leaves an
         event behind that later disturbs another event loop.
         """
+        loop, check_at_s = asyncio.get_running_loop(), 0.0
         last = None
         while True:
             state = replica.channel.get_state(try_to_connect=True)
             if state is not last:
-                last = state
+                last, check_at_s = state, 0.0
                 self._record_state(replica, state)
-                if state is grpc.ChannelConnectivity.READY:
-                    await self._on_connected(replica)
+            if replica.is_connected and loop.time() >= check_at_s:
+                check_at_s = loop.time() + CHECK_INTERVAL_S
+                await self._on_connected(replica)
             await asyncio.sleep(READY_POLL_INTERVAL_S if replica.is_connected else POLL_INTERVAL_S)
 
     def _record_state(self, replica: Replica, state: grpc.ChannelConnectivity) -> None:

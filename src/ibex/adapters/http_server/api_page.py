@@ -34,17 +34,41 @@ pre {{ overflow-x: auto; }}
 
 
 def api_page(document: Document, document_url: str) -> bytes:
-    """Return the page: each operation, then each schema. ``document_url`` is where tools find the document."""
+    """Return the page: each operation, the headers of responses, then each schema.
+
+    ``document_url`` is where tools find the document.
+    """
     title = str(document["info"]["title"])
+    base_path = next((str(server["url"]).rstrip("/") for server in document.get("servers", ())), "")
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{escape(document['info'].get('description', ''))}",
         f'<a href="{escape(document_url)}">The OpenAPI document</a> is for tools.</p>',
-        *(part for path, item in document["paths"].items() for part in _item(path, item)),
+        *(_scheme(scheme) for scheme in document["components"].get("securitySchemes", {}).values()),
+        *(part for path, item in document["paths"].items() for part in _item(f"{base_path}{path}", item)),
+        "<h2>Headers of responses</h2>",
+        _table(("header", "meaning"), _headers(document["paths"].values())),
         "<h2>Schemas</h2>",
         *(_schema(name, schema) for name, schema in document["components"]["schemas"].items()),
     ]
     return (_HEAD.format(title=escape(title)) + "<body>\n" + "\n".join(body) + "\n</body>\n</html>\n").encode()
+
+
+def _scheme(scheme: Document) -> str:
+    name, description = str(scheme.get("scheme", "")).capitalize(), scheme.get("description", "")
+    return f"<p>Authorization: {escape(name)}. {escape(description)}</p>"
+
+
+def _headers(items: Iterable[Document]) -> list[tuple[str, str]]:
+    """Return the name and the meaning of each header of any response."""
+    responses = (
+        response
+        for item in items
+        for method in _METHODS
+        for response in item.get(method, {}).get("responses", {}).values()
+    )
+    found = {name: header for response in responses for name, header in response.get("headers", {}).items()}
+    return [(f"<code>{escape(name)}</code>", escape(one.get("description", ""))) for name, one in found.items()]
 
 
 def _item(path: str, item: Document) -> Iterator[str]:
@@ -58,6 +82,8 @@ def _item(path: str, item: Document) -> Iterator[str]:
 def _operation(method: str, path: str, operation: Document, parameters: Iterable[Document]) -> Iterator[str]:
     yield f"<h2><code>{method.upper()} {escape(path)}</code></h2>"
     texts = [operation.get("summary", ""), operation.get("description", "")]
+    if {} in operation.get("security", ()):
+        texts.append("It needs no token.")
     yield f"<p>{escape(' '.join(text for text in texts if text))}</p>"
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         yield f"<p>Body: {_content(media_type, content)}</p>"

@@ -1,10 +1,33 @@
-"""Tests of the addresses of auth."""
+"""Tests of the addresses of auth, and of the calls that authenticate each connection."""
 
 from __future__ import annotations
 
+import asyncio
+from itertools import pairwise
+from typing import Any, cast
+
+import grpc
 import pytest
 
-from ibex.adapters.grpc.replicas import Endpoint, endpoints_in
+from harness.simulated_time import in_simulated_time
+from ibex.adapters.grpc.replicas import CHECK_INTERVAL_S, READY_POLL_INTERVAL_S, Endpoint, Replicas, endpoints_in
+
+
+class ReadyChannel:
+    """A channel that is connected whenever somebody looks, whether or not it has reconnected between two looks."""
+
+    def get_state(self, *, try_to_connect: bool) -> grpc.ChannelConnectivity:
+        """Return READY."""
+        assert try_to_connect
+        return grpc.ChannelConnectivity.READY
+
+    def unary_unary(self, *_: Any, **__: Any) -> None:
+        """Return nothing: nobody calls a method."""
+
+    unary_stream = stream_stream = unary_unary
+
+    async def close(self, grace: float | None = None) -> None:
+        """Close."""
 
 
 @pytest.mark.parametrize(
@@ -32,3 +55,22 @@ def test_an_endpoint_has_the_form_of_a_grpc_target() -> None:
     """An IPv6 address is in brackets. Only IP addresses are targets."""
     assert [Endpoint(host, 1).target for host in ("10.0.0.1", "::1")] == ["ipv4:10.0.0.1:1", "ipv6:[::1]:1"]
     assert [Endpoint(host, 1).is_address for host in ("10.0.0.1", "::1", "auth")] == [True, True, False]
+
+
+@in_simulated_time
+async def test_a_reconnection_that_no_look_sees_is_authenticated() -> None:
+    """Auth ends a connection at its maximum age, and gRPC reconnects within a millisecond: the state is still READY."""
+    calls: asyncio.Queue[float] = asyncio.Queue()
+
+    async def authenticate(_: object) -> None:
+        calls.put_nowait(asyncio.get_running_loop().time())
+
+    channel = cast("grpc.aio.Channel", ReadyChannel())
+    replicas = Replicas(endpoints_in("127.0.0.1:9091"), lambda _target, _name: channel, authenticate)
+    await replicas.open()
+    async with asyncio.timeout(10 * CHECK_INTERVAL_S):
+        called_at_s = [await calls.get() for _ in range(3)]
+    await replicas.close()
+
+    for earlier, later in pairwise(called_at_s):
+        assert CHECK_INTERVAL_S <= later - earlier <= CHECK_INTERVAL_S + READY_POLL_INTERVAL_S

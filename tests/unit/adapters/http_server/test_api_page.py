@@ -69,6 +69,27 @@ async def test_the_page_lists_each_operation_and_its_schemas() -> None:
     assert linked <= set(re.findall(r'id="([^"]*)"', page))
 
 
+async def test_the_page_shows_the_paths_that_a_client_sends() -> None:
+    """Behind a base path, they begin with it."""
+    scene = HttpScene()
+    scene.base_path = "/gateway"
+
+    page = (await scene.get("/gateway/schema")).body.decode()
+
+    assert "POST /gateway/v1/chat/completions" in page
+    assert "POST /v1/chat/completions" not in page
+
+
+async def test_the_page_says_how_to_authenticate_and_what_response_headers_mean() -> None:
+    """Health and metrics need no token."""
+    page = (await HttpScene().get("/schema")).body.decode()
+
+    assert "Authorization: Bearer. A personal access token of IBEX." in page
+    assert "<code>X-RateLimit-Remaining</code></td><td>Requests left in this minute." in page
+    without_token = {part.partition("<")[0] for part in page.split("<code>GET ")[1:] if "needs no token" in part}
+    assert without_token == {"/health", "/ready", "/metrics"}
+
+
 def test_the_page_shows_parameters_body_and_responses() -> None:
     """As the document has them."""
     page = api_page(document(OPERATION), "/schema/openapi.json").decode()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from harness.chat_requests import parse
-from harness.http_scene import REQUEST, HttpScene
+from harness.http_scene import REQUEST, HttpScene, call
 from ibex.adapters.http_server.openapi import operation_paths
 from ibex.adapters.openai_api.chat_completions import ChatCompletions
+
+if TYPE_CHECKING:
+    from ibex.adapters.http_server.openapi import DocumentedOperation
 
 READS = {
     "/v1/models",
@@ -37,6 +40,33 @@ async def test_the_schema_page_is_html_and_the_document_is_json() -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert b"/v1/chat/completions" in page.body
     assert (await HttpScene().get("/schema/openapi.json")).headers["content-type"] == "application/json"
+
+
+class _Counted:
+    """An operation that counts how often its schemas are read."""
+
+    def __init__(self, operation: ChatCompletions) -> None:
+        self._operation = operation
+        self.reads = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.reads += name == "schemas"
+        return getattr(self._operation, name)
+
+
+@pytest.mark.parametrize("path", ["/schema", "/schema/openapi.json"])
+async def test_the_document_is_rendered_once(path: str) -> None:
+    """Anybody may request it, without a token, and rendering takes a millisecond."""
+    scene, operation = HttpScene(), _Counted(ChatCompletions())
+    scene.operations = [cast("DocumentedOperation", operation)]
+    app = scene.app()
+
+    first = (await call(app, "GET", path, {})).body
+    reads = operation.reads
+    again = (await call(app, "GET", path, {})).body
+
+    assert (first, reads) == (again, operation.reads)
+    assert reads > 0
 
 
 def references(value: Any) -> set[str]:
