@@ -55,7 +55,14 @@ def list_journals(invocation: Invocation, *, as_json: bool) -> None:
 
 
 @journal.command("drain")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="The time limit, in seconds.",
+)
 @json_option
 @click.pass_obj
 def drain_journals(invocation: Invocation, timeout_s: float, *, as_json: bool) -> None:
