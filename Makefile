@@ -18,13 +18,14 @@ UV := $(shell command -v uv 2>/dev/null)
 RUN_STAMP := $(VENV)/.installed-to-run
 CHECK_PYTHON = test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"IBEX needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}: try make PYTHON=python3.12 ...")'
 
-# uv where it is already there, plain venv and pip everywhere else; either shows its progress
+# uv where it is already there, plain venv and pip everywhere else. Either shows its progress on a terminal, and nothing in a file.
+QUIET := $(if $(MAKE_TERMOUT),, --quiet)
 ifdef UV
 MAKE_VENV = test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
-INSTALL = $(UV) pip install --python $(BIN)/python --constraint constraints.txt --editable
+INSTALL = $(UV) pip install$(QUIET) --python $(BIN)/python --constraint constraints.txt --editable
 else
 MAKE_VENV = test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
+INSTALL = $(BIN)/python -m pip install$(QUIET) --disable-pip-version-check --constraint constraints.txt --editable
 endif
 
 $(RUN_STAMP): pyproject.toml constraints.txt
@@ -76,23 +77,33 @@ else
 endif
 	@touch $@
 
+# Each target's comment begins with its group. Escape codes are for terminals only.
+BOLD := $(if $(MAKE_TERMOUT),$(if $(NO_COLOR),,\033[1m))
+PLAIN := $(if $(BOLD),\033[0m)
+
 .PHONY: help
-help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## use: list the targets
+	@awk -v bold='$(BOLD)' -v plain='$(PLAIN)' '\
+	  /^[a-z0-9-]+:.*## [a-z]+: / {name = $$0; sub(/:.*/, "", name); text = $$0; sub(/.*## /, "", text); \
+	    group = text; sub(/:.*/, "", group); sub(/^[a-z]+: /, "", text); \
+	    targets[group] = targets[group] sprintf("  %s%-18s%s  %s\n", bold, name, plain, text)} \
+	  END {count = split("use develop measure release", groups); for (i = 1; i <= count; i++) \
+	    printf "%s%s%s:\n%s\n", bold, groups[i], plain, targets[groups[i]]; \
+	    print "ARGS=\"...\" gives options to the program of a target. A target installs what it needs first."}' $(MAKEFILE_LIST)
 
 .PHONY: install
-install: $(STAMP) ## make the environment with all that developing needs
+install: $(STAMP) ## develop: install what running and developing need into .venv
 
 .PHONY: run
-run: $(RUN_STAMP) ## start IBEX with everything it needs, embedded; ARGS="--port 9000" for options
+run: $(RUN_STAMP) ## use: start IBEX with all servers that it needs; ARGS="--port 9000" uses another port
 	@exec $(BIN)/ibex dev $(ARGS)
 
 .PHONY: test
-test: $(STAMP) $(if $(ARGS),,$(VENV)-deploy/.installed) ## run all tests; ARGS="-k name" for some
+test: $(STAMP) $(if $(ARGS),,$(VENV)-deploy/.installed) ## develop: run all tests; ARGS="-k name" selects some
 	@$(if $(ARGS),$(BIN)/pytest $(ARGS),$(BIN)/python tests/all_tests.py)
 
 .PHONY: check
-check: $(STAMP) ## lint, types, import contracts, generated pages and code, migrations up/down/up
+check: $(STAMP) ## develop: check format, lint, types, imports, generated files and migrations
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -103,7 +114,7 @@ check: $(STAMP) ## lint, types, import contracts, generated pages and code, migr
 	@$(BIN)/pytest -q tests/integration/test_migrations.py::test_migrations_go_up_down_and_up
 
 .PHONY: validators
-validators: $(VENV)-deploy/.installed ## install what checks deploy/ and the workflow into .venv-deploy; tests that need it are skipped without
+validators: $(VENV)-deploy/.installed ## develop: install the programs that check deploy/ and the CI workflow into .venv-deploy
 
 $(VENV)-deploy/.installed: tests/deployment/requirements.txt
 	@rm -rf $(VENV)-deploy
@@ -112,18 +123,18 @@ $(VENV)-deploy/.installed: tests/deployment/requirements.txt
 	@touch $@
 
 .PHONY: format
-format: $(STAMP) ## format the code and sort the imports
+format: $(STAMP) ## develop: format the code and sort the imports
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 .PHONY: migrate
-migrate: $(STAMP) ## bring the PostgreSQL and ClickHouse of the environment's settings up to date
+migrate: $(STAMP) ## use: migrate the PostgreSQL and ClickHouse that the settings name to this version
 	@$(BIN)/ibex migrate
 
 UV_PIP := $(if $(UV),$(UV),$(VENV)-lock/bin/uv) pip
 COMPILE := $(UV_PIP) compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --constraint constraints.txt
 .PHONY: lock
-lock: ## pin, with hashes, what the image installs and builds with; fails if a wheel is missing for a Python or processor
+lock: ## release: pin the packages of the image, with hashes, in deploy/*.lock
 ifndef UV
 	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check uv; }
 endif
@@ -137,118 +148,118 @@ endif
 	@sed -i '1i # What the image is built with; made by make lock.' deploy/build-requirements.lock
 
 .PHONY: image
-image: ## build the image ibex from deploy/Containerfile; ENGINE=docker
+image: ## use: build the container image from deploy/Containerfile; ENGINE=docker uses Docker
 	@$(or $(ENGINE),podman) build --file deploy/Containerfile --tag ibex --build-arg REVISION=$$(git rev-parse HEAD) .
 
 .PHONY: e2e-smoke
-e2e-smoke: $(STAMP) ## one buffered and one streamed completion with your OPENAI_API_KEY, through IBEX
+e2e-smoke: $(STAMP) ## develop: send a buffered and a streamed request to OpenAI through IBEX, with your OPENAI_API_KEY
 	@PYTHONPATH=tests $(BIN)/python tests/e2e_smoke.py
 
 .PHONY: peers
-peers: $(STAMP) ## IBEX before other servers that speak OpenAI's API, installed into .venv-peers, needs node; ARGS="-v litellm"
+peers: $(STAMP) ## develop: test IBEX in front of other servers with OpenAI's API; needs node; ARGS="-v litellm" selects one
 	@PYTHONPATH=tests $(BIN)/python -m peers $(ARGS)
 
 .PHONY: clients
-clients: $(STAMP) ## real clients through IBEX: SDKs and Codex, installed into .venv-clients and .clients, needs node; ARGS="-v codex"
+clients: $(STAMP) ## develop: test OpenAI's SDKs and Codex against IBEX; needs node; ARGS="-v codex" selects one
 	@PYTHONPATH=tests $(BIN)/python -m clients $(ARGS)
 
 .PHONY: bench
-bench: $(STAMP) ## the numbers of performance, beside nginx and the peers that are installed; ARGS="--quick", "--soak-minutes 10"
+bench: $(STAMP) ## measure: measure throughput, overhead and memory, beside nginx and the installed peers; ARGS=--quick
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench $(ARGS)
 
 .PHONY: bench-gate
-bench-gate: $(STAMP) ## fail if a request costs a tenth more than in a baseline commit (BASE=<commit>); takes two minutes
+bench-gate: $(STAMP) ## measure: fail if a request costs over 10 % more than at a baseline commit (BASE=<commit>)
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench_gate $(if $(BASE),--base $(BASE)) $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: $(STAMP) $(BENCH_STAMP) ## install Envoy, Ferro, Portkey's gateway, LiteLLM, a profiler and IBEX as its users have it for make bench; needs node
+bench-peers: $(STAMP) $(BENCH_STAMP) ## measure: install Envoy, Ferro, Portkey's gateway, LiteLLM and a profiler for make bench; needs node
 	@PYTHONPATH=tests $(BIN)/python -m peers.install --python $(BENCH_PYTHON) envoy ferrogw portkey litellm
 
 .PHONY: exit-gate
-exit-gate: $(STAMP) ## what "done" means, each with figure and limit, two minutes; ARGS="--only smoke" for some
+exit-gate: $(STAMP) ## measure: measure the figures that must hold, and compare them with their limits; ARGS="--only smoke"
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.exit_gate $(ARGS)
 
 .PHONY: bench-stages
-bench-stages: $(STAMP) ## what each stage of a request costs in process; ARGS="-k inject" for some
+bench-stages: $(STAMP) ## measure: measure each stage of a request in process; ARGS="-k inject" selects some
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.stages $(ARGS)
 
 .PHONY: bench-record
-bench-record: $(STAMP) ## measure what the journal costs and how the record keeps up; needs wrk; ARGS=--quick to see it work
+bench-record: $(STAMP) ## measure: measure the cost of the journal and the delay of the record; needs wrk; ARGS=--quick
 	@PYTHONPATH=tests:. $(BIN)/python benchmarks/record.py $(ARGS)
 
 .PHONY: bench-traces
-bench-traces: $(STAMP) ## measure questions about ten million traces, and their size; ARGS="--rows 1000000" for fewer
+bench-traces: $(STAMP) ## measure: measure queries on ten million traces; ARGS="--rows 1000000" uses fewer
 	@PYTHONPATH=tests $(BIN)/python benchmarks/traces.py $(ARGS)
 
 .PHONY: bench-embedded
-bench-embedded: $(STAMP) ## measure the embedded default: starts, stages, how soon a trace can be queried
+bench-embedded: $(STAMP) ## measure: measure starts and requests of the embedded default
 	@PYTHONPATH=tests $(BIN)/python benchmarks/embedded.py
 
 .PHONY: proto
-proto: $(STAMP) ## regenerate the code of proto/
+proto: $(STAMP) ## develop: regenerate the code of proto/
 	@$(BIN)/python proto/generate.py
 
 .PHONY: bench-identity
-bench-identity: $(STAMP) ## measure authentication and revocation, healthy and under faults; ARGS=--quick for few tries
+bench-identity: $(STAMP) ## measure: measure authentication and revocation, without faults and with them; ARGS=--quick
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.identity $(ARGS)
 
 .PHONY: bench-directives
-bench-directives: $(STAMP) ## measure how soon a changed directive is in force, with Redis and without; ARGS=--quick for few tries
+bench-directives: $(STAMP) ## measure: measure how soon a changed directive is in force; ARGS=--quick
 	@PYTHONPATH=tests $(BIN)/python benchmarks/directives.py $(ARGS)
 
 .PHONY: bench-attacks
-bench-attacks: $(STAMP) ## measure what attacks cost another organization; takes half an hour; ARGS="--seconds 10 --only trailers"
+bench-attacks: $(STAMP) ## measure: measure what attacks cost another organization; half an hour; ARGS="--only trailers"
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.attacks $(ARGS)
 
 .PHONY: fuzz
-fuzz: $(STAMP) ## look for bugs with many random examples a property; EXAMPLES=5000 ARGS="-k h11"
+fuzz: $(STAMP) ## develop: run the property tests with many examples; EXAMPLES=5000; ARGS="-k h11" selects some
 	@HYPOTHESIS_PROFILE=long EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest -q -m hypothesis -o timeout=3600 --hypothesis-show-statistics $(ARGS)
 
 .PHONY: soak
-soak: $(STAMP) ## kill, freeze and restart everything under load; ARGS="--minutes 10 --seed 1"; ARGS=--pooler for PgBouncer and fail-overs
+soak: $(STAMP) ## measure: kill and freeze all processes under load, and check the record; ARGS="--minutes 10"
 	@PYTHONPATH=tests $(BIN)/python -m harness.oracle $(ARGS)
 
 .PHONY: bench-transport
-bench-transport: $(STAMP) ## measure the way to the provider beside other HTTP clients and nginx; needs wrk
+bench-transport: $(STAMP) ## measure: measure the HTTP client for the provider, beside others and nginx; needs wrk
 	@test -x $(VENV)-transport/bin/python || $(BIN)/python -m venv $(VENV)-transport
 	@$(VENV)-transport/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	@$(VENV)-transport/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/clients.txt
 	@PYTHONPATH=tests $(VENV)-transport/bin/python benchmarks/transport.py $(ARGS)
 
 .PHONY: bench-streams
-bench-streams: $(STAMP) ## measure what streaming through IBEX adds, its memory, and how soon it lets go upstream
+bench-streams: $(STAMP) ## measure: measure the delay and the memory of streams, and how soon upstream connections close
 	@PYTHONPATH=tests $(BIN)/python benchmarks/streams.py $(ARGS)
 
 .PHONY: settings-reference
-settings-reference: $(STAMP) ## regenerate .env.example and docs/configuration.md
+settings-reference: $(STAMP) ## develop: regenerate .env.example and docs/configuration.md
 	@$(BIN)/python -m ibex.entrypoints.settings_reference
 
 .PHONY: reference
-reference: $(STAMP) ## regenerate the pages of docs/reference
+reference: $(STAMP) ## develop: regenerate the pages of docs/reference
 	@$(BIN)/python -m tools.reference
 
 .PHONY: docs
-docs: $(DOCS_STAMP) ## build the documentation site into build/docs; fails on a broken link
+docs: $(DOCS_STAMP) ## develop: build the documentation site into build/docs; fails on a broken link
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict $(ARGS)
 
 .PHONY: docs-serve
-docs-serve: $(DOCS_STAMP) ## serve the documentation site at http://127.0.0.1:8000 and rebuild it on each change
+docs-serve: $(DOCS_STAMP) ## develop: serve the documentation site at http://127.0.0.1:8000, rebuilt on each change
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs serve $(ARGS)
 
 .PHONY: pictures
-pictures: $(STAMP) ## regenerate the pictures of the documentation from the output of the commands
+pictures: $(STAMP) ## develop: regenerate the pictures of commands in the documentation
 	@$(BIN)/python -m tools.pictures
 
 .PHONY: curves
-curves: $(STAMP) ## draw the curves of the last make bench for the documentation
+curves: $(STAMP) ## measure: draw the curves of the last make bench for docs/figures.md
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.curves
 
 .PHONY: clickhouse-ddl
-clickhouse-ddl: $(STAMP) ## regenerate tests/cases/clickhouse/cluster.sql: what ibex migrate runs on a ClickHouse cluster
+clickhouse-ddl: $(STAMP) ## develop: regenerate tests/cases/clickhouse/cluster.sql, the statements for a ClickHouse cluster
 	@PYTHONPATH=tests $(BIN)/python -m harness.clickhouse_ddl
 
 .PHONY: constraints
-constraints: ## pin what a fresh environment resolves to
+constraints: ## release: pin the versions that IBEX is tested with in constraints.txt
 	@rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints
 	@.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
 	@(echo "# The versions that IBEX is tested with; made by make constraints."; \
@@ -256,22 +267,22 @@ constraints: ## pin what a fresh environment resolves to
 	@rm -rf .venv-constraints
 
 .PHONY: audit
-audit: $(RELEASE_STAMP) ## ask for known vulnerabilities of every pinned package; needs a network; ARGS="--vulnerability-service osv"
+audit: $(RELEASE_STAMP) ## release: look for known vulnerabilities of the pinned packages; needs a network
 	@$(RELEASE)/bin/python release/audit.py $(LOCK) $(ARGS)
 
 .PHONY: sbom
-sbom: $(RELEASE_STAMP) ## list what an installation contains, as CycloneDX in dist/; EXTRAS=embedded,otel for more
+sbom: $(RELEASE_STAMP) ## release: list what an installation contains, as CycloneDX in dist/; EXTRAS=embedded,otel adds extras
 	@PYTHONPATH=. $(RELEASE)/bin/python -m release.bill_of_materials "$(EXTRAS)" constraints.txt
 
 .PHONY: release-check
-release-check: $(RELEASE_STAMP) ## build wheel and sdist, and try them as users get them; ARGS=--draft before the changelog is dated
+release-check: $(RELEASE_STAMP) ## release: build wheel and sdist, and install and try them; ARGS=--draft before the changelog is dated
 	@PYTHONPATH=. $(RELEASE)/bin/python -m release.check $(ARGS)
 
 .PHONY: lines
-lines: ## count lines of code by folder, and the largest files
+lines: ## develop: count lines of code by folder, and list the largest files
 	@git ls-files 'src/*.py' 'tests/*.py' 'alembic/*.py' | xargs wc -l | awk '$$2 != "total" {n = split($$2, p, "/"); d = p[1]; for (i = 2; i < n && i < 5; i++) d = d "/" p[i]; s[d] += $$1; t += $$1} END {for (d in s) printf "%6d %s\n", s[d], d; printf "%6d all\n", t}' | sort -k2
 	@echo "largest:"; git ls-files 'src/*.py' | xargs wc -l | sort -rn | sed -n 2,4p
 
 .PHONY: clean
-clean: ## remove the environment and caches; data in .ibex stays
+clean: ## develop: remove environments and caches; the data in .ibex stays
 	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-transport $(VENV)-clients $(VENV)-deploy $(VENV)-lock $(RELEASE) $(DOCS) build/docs .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -65,7 +65,8 @@ CURVES: Final = (
         "Processor time of a request",
         ("closed", "runs"),
         ibex_name(1),
-        "{connections} connections that never wait, a provider that answers at once, one worker or process each.",
+        "{connections} connections, each of which sends its next request at once; a provider that answers at once; one"
+        " worker or process of each target.",
         "Bars: the processor time of a request",
         "µs",
         {"cpu_us": ""},
@@ -76,7 +77,7 @@ CURVES: Final = (
         "Latency under full load",
         ("closed", "runs"),
         ibex_name(1),
-        "The same {connections} connections that never wait: most of the latency is time in the queue.",
+        "The same load of {connections} connections: most of the latency is time in the queue.",
         "Curves: the latency of a request by percentile",
         "ms",
         _PERCENTILES,
@@ -87,7 +88,7 @@ CURVES: Final = (
         "Overhead at a model's pace",
         ("paced", "runs"),
         ibex_name(2),
-        "Requests at a fixed rate, some {in_flight} in flight, with 2 workers of IBEX: the time that is not the"
+        "Requests at a fixed rate, about {in_flight} in flight, with 2 workers of IBEX: the time that is not the"
         " provider's. A peer that cannot keep up gets half of its own closed-loop rate.",
         "Curves: the overhead of a request by percentile",
         "ms",
@@ -99,7 +100,8 @@ CURVES: Final = (
         "Delay of the events of streams",
         ("streams", "peers"),
         ibex_name(1),
-        "{streams_with_peers} streams at once, {events_a_second} events a second in each, one worker or process.",
+        "{streams_with_peers} streams at once, {events_a_second} events a second in each; one worker or process of"
+        " each target.",
         "Curves: the delay of an event by percentile",
         "ms",
         _PERCENTILES,
@@ -199,7 +201,8 @@ def _circumstances(results: Mapping[str, Any]) -> str:
     commit = f"`{about['commit'][:12]}`{about['commit'][40:]}"
     told = (
         f"Measured on {about['date']} by `make bench` at commit {commit}, on {about['cores']} cores for everything:"
-        f" {about['installation']}; closed loop by {results['closed_loop_by']}. {tables.conditions(results)}"
+        f" {about['installation']}; load generator of the first two pictures: {results['closed_loop_by']}."
+        f" {tables.conditions(results)}"
     )
     return told + (f" Not installed: {', '.join(results['missing'])}." if results["missing"] else "")
 

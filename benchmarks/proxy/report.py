@@ -106,10 +106,11 @@ def _closed(results: Results) -> str:
     rates = [rate for points in scaling.values() for _, rate in points]
     return section(
         "As fast as answers come",
-        f"{results['connections']} connections that never wait, a provider that answers at once, load by"
-        f" {results['closed_loop_by']}. One process each, but for the scaling; Ferro's uses all cores. The machine has"
-        f" {results['closed']['cores']} cores for proxy, databases, provider and load generator together, so absolute"
-        " figures and scaling say as much of the machine as of the proxy: ratios and processor time a request count.",
+        f"{results['connections']} connections, each of which sends its next request at once. The provider answers at"
+        f" once. Load generator: {results['closed_loop_by']}. One process each, except in the chart of workers; Ferro's"
+        f" process uses all cores. The machine has {results['closed']['cores']} cores for proxy, databases, provider"
+        " and load generator together, so absolute figures and scaling depend on the machine as much as on the proxy:"
+        " compare ratios and processor time per request.",
         chart("Requests a second, one worker or process", svg.bars(rows)),
         chart("Processor time of the proxy a request", cost(beside)),
         chart("Latency", percentile_curves({name: runs[name] for name in runs if name != DIRECT}, "ms")),

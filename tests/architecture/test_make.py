@@ -1,7 +1,9 @@
-"""The packages that ``make`` targets install, read from ``make --dry-run``."""
+"""The targets of the Makefile: what they install, read from ``make --dry-run``, and their list in ``make help``."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -31,9 +33,13 @@ def clone(tmp_path: Path) -> Path:
 
 def would_run(clone: Path, target: str, uv: str, *variables: str) -> str:
     """Return the commands of a target."""
-    done = subprocess.run(
-        ["make", "--dry-run", f"UV={uv}", target, *variables], cwd=clone, capture_output=True, text=True, check=True
-    )
+    return make(clone, "--dry-run", f"UV={uv}", target, *variables)
+
+
+def make(clone: Path, *arguments: str) -> str:
+    """Return the output of ``make`` as in a pipe, also if these tests run under ``make`` on a terminal."""
+    environ = {name: value for name, value in os.environ.items() if name not in {"MAKE_TERMOUT", "NO_COLOR"}}
+    done = subprocess.run(["make", *arguments], cwd=clone, env=environ, capture_output=True, text=True, check=True)
     return done.stdout
 
 
@@ -48,14 +54,50 @@ def installed(clone: Path, *stamps: str) -> None:
     ("target", "wanted", "other"), [("run", RUN, DEVELOP), ("test", DEVELOP, RUN), ("check", DEVELOP, RUN)]
 )
 def test_each_target_installs_its_own_dependencies(clone: Path, uv: str, target: str, wanted: str, other: str) -> None:
-    """Running needs fewer packages than development. The installer shows its progress because it takes a while."""
+    """Running needs fewer packages than development."""
     commands = would_run(clone, target, uv)
 
     assert wanted in commands
     assert other not in commands
     (install,) = [line for line in commands.splitlines() if wanted in line]
-    assert "--quiet" not in install
     assert install.startswith("uv pip install" if uv else ".venv/bin/python -m pip install")
+
+
+@INSTALLERS
+@pytest.mark.parametrize("target", ["run", "test"])
+def test_the_installer_shows_its_progress_on_a_terminal_only(clone: Path, uv: str, target: str) -> None:
+    """It takes a while, but its hundred lines do not belong in a log."""
+    wanted = RUN if target == "run" else DEVELOP
+    for terminal, is_quiet in (("/dev/pts/0", False), ("", True)):
+        commands = would_run(clone, target, uv, f"MAKE_TERMOUT={terminal}")
+        (install,) = [line for line in commands.splitlines() if wanted in line]
+
+        assert ("--quiet" in install) is is_quiet
+
+
+def test_help_lists_each_target_once_in_a_group(clone: Path) -> None:
+    """A target whose comment names no group, or an unknown one, would be missing."""
+    targets = re.findall(r"^\.PHONY: (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    printed = make(clone, "help")
+
+    assert sorted(re.findall(r"^  (\S+) +\S", printed, re.MULTILINE)) == sorted(targets)
+    assert re.findall(r"^(\w+):$", printed, re.MULTILINE) == ["use", "develop", "measure", "release"]
+
+
+def test_the_texts_of_help_are_aligned(clone: Path) -> None:
+    """They begin in the same column."""
+    targets = [line for line in make(clone, "help").splitlines() if line.startswith("  ")]
+
+    assert len({re.match(r"  \S+ +", line).end() for line in targets}) == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_coloured"),
+    [(["MAKE_TERMOUT=/dev/pts/0"], True), ([], False), (["MAKE_TERMOUT=/dev/pts/0", "NO_COLOR=1"], False)],
+)
+def test_help_has_colours_on_a_terminal_only(clone: Path, variables: list[str], is_coloured: bool) -> None:  # noqa: FBT001
+    """Escape codes do not go into a pipe, nor to a terminal with NO_COLOR."""
+    assert ("\033" in make(clone, "help", *variables)) is is_coloured
 
 
 @INSTALLERS

@@ -27,16 +27,16 @@ IBEX reports every error in one envelope, which OpenAI's SDKs raise as their own
 
 | member | meaning |
 |---|---|
-| `code` | what programs compare. If the provider refused the request, the provider's own code, if it gave one |
-| `ibex_code` | the code of this page, where `code` is another one |
-| `type` | the class of error, in OpenAI's terms |
-| `message` | what is wrong and what to do, for people |
+| `code` | the code, for programs. If the provider refused the request and named a code, this is the provider's code |
+| `ibex_code` | the code of this page, if `code` is the provider's |
+| `type` | the type of the error, as OpenAI names it |
+| `message` | what is wrong and what to do |
 | `param` | the field or header that is wrong, else null |
 | `field_errors` | each invalid field: its name, a reason, and what is allowed |
 | `detail` | the provider's message, if the provider refused the request |
 | `request_id` | the id of the request; `ibex traces show <id>` finds its trace |
 | `timestamp` | when the error was reported |
-| `docs_url` | a page about the code, with `IBEX_ERROR_DOCS_BASE`; this site has them under `errors/` |
+| `docs_url` | the page about the code, if `IBEX_ERROR_DOCS_BASE` is set; this site has these pages under `errors/` |
 
 Headers: `X-IBEX-Error-Source` is `proxy` or `provider`. `Retry-After` is the number of seconds to wait before a retry.
 `X-Should-Retry: false` tells OpenAI's SDKs not to retry, because IBEX has tried several times or no retry can succeed.
@@ -61,7 +61,10 @@ _TEXTS: Final = {
     ),
     ErrorCode.INVALID_REQUEST: (
         "The provider refused the request. The status, the message and the code are the provider's.",
-        "Read `message`: it is the provider's reason. `X-IBEX-Provider-Request-ID` names the request to its support.",
+        (
+            "Read `message`: it is the provider's reason. `X-IBEX-Provider-Request-ID` is the id that the provider's "
+            "support needs."
+        ),
     ),
     ErrorCode.MISSING_AGENT_ID: (
         "The request names no agent, and the token is bound to none.",
@@ -72,7 +75,10 @@ _TEXTS: Final = {
         "Send `Authorization: Bearer <token>`. SDKs do so with `api_key`.",
     ),
     ErrorCode.INVALID_TOKEN: (
-        "The token is malformed, unknown, expired or revoked, or its organization is suspended: one error for all.",
+        (
+            "The token is malformed, unknown, expired or revoked, or its organization is suspended. The error is the "
+            "same for all of these."
+        ),
         "`ibex token list` shows the state of tokens, `ibex org list` that of organizations (`ibex org activate`).",
     ),
     ErrorCode.INSUFFICIENT_PERMISSIONS: (
@@ -85,7 +91,7 @@ _TEXTS: Final = {
     ),
     ErrorCode.AGENT_SUSPENDED: (
         "The agent is paused, suspended or archived.",
-        "`ibex agent activate <name>`, or use another agent.",
+        "Run `ibex agent activate <name>`, or use another agent.",
     ),
     ErrorCode.NOT_FOUND: (
         "IBEX has no such route.",
@@ -93,7 +99,7 @@ _TEXTS: Final = {
     ),
     ErrorCode.METHOD_NOT_ALLOWED: (
         "The route exists, but not for this method.",
-        "Use a method of the response's `Allow` header.",
+        "Use a method that the `Allow` header of the response lists.",
     ),
     ErrorCode.REQUEST_TIMEOUT: (
         "The body did not arrive in time. IBEX closes the connection.",
@@ -101,7 +107,7 @@ _TEXTS: Final = {
     ),
     ErrorCode.PAYLOAD_TOO_LARGE: (
         "The body is larger than `IBEX_MAX_REQUEST_BODY_BYTES`.",
-        "Send less, for example images by URL, or raise the setting.",
+        "Send a smaller body, for example with URLs instead of images, or raise the setting.",
     ),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: (
         "The body is not declared as JSON, or it is compressed.",
@@ -127,7 +133,7 @@ _TEXTS: Final = {
     ),
     ErrorCode.CLIENT_CLOSED_REQUEST: (
         "The client closed its request before the response ended. No client sees this code: it is in traces and logs.",
-        "Nothing, or raise the client's time limit.",
+        "Raise the client's time limit, if it gave up too early.",
     ),
     ErrorCode.INTERNAL_ERROR: (
         "A bug in IBEX.",
@@ -142,7 +148,7 @@ _TEXTS: Final = {
             "The organization has not received this response, or another agent did. `code` is "
             "`previous_response_not_found`. The status is 400 for `previous_response_id`."
         ),
-        "Use the agent that received the response. Without one, send the whole conversation as `input`.",
+        "Use the agent that received the response, or send the whole conversation as `input`.",
     ),
     ErrorCode.SERVICE_DEGRADED: (
         "A service that the request needs is unavailable: auth or PostgreSQL, or Redis for an earlier response.",
@@ -150,7 +156,7 @@ _TEXTS: Final = {
     ),
     ErrorCode.AUTH_UNAVAILABLE: (
         "The agent cannot be verified right now.",
-        "The same as for `SERVICE_DEGRADED`.",
+        "Do the same as for `SERVICE_DEGRADED`.",
     ),
     ErrorCode.PROVIDER_UNAVAILABLE: (
         "The provider failed, could not be reached, or refused the proxy's key.",
@@ -160,14 +166,17 @@ _TEXTS: Final = {
         ),
     ),
     ErrorCode.OVERLOADED: (
-        "A bounded resource of the proxy is in use: request slots, bytes of bodies, connections to the provider.",
+        (
+            "The proxy has no free request slot, no room for the body, no free connection to the provider, or too many "
+            "requests in authentication."
+        ),
         "Retry. If it happens often, add workers, or raise the limit: [limits](../limits.md).",
     ),
     ErrorCode.PROVIDER_TIMEOUT: (
         "The provider did not answer in time.",
         (
-            "Retry, or ask for less. `OPENAI_REQUEST_TIMEOUT` and `IBEX_OPENAI_IDLE_TIMEOUT` are in "
-            "[the configuration](../configuration.md)."
+            "Retry, or send a request that takes less time. `OPENAI_REQUEST_TIMEOUT` and `IBEX_OPENAI_IDLE_TIMEOUT` "
+            "are in [the configuration](../configuration.md)."
         ),
     ),
 }

@@ -30,7 +30,7 @@ This page is generated from the routes.
 
 ## Operations
 
-A request to the provider. It needs a token that is allowed to send it, and an agent.
+IBEX sends these requests to the provider. Each needs an agent, and a token with the permission in the table.
 """
 _OPERATIONS_NOTE: Final = """
 *Directive*: IBEX injects the agent's directive. *Turn*: the request is a turn of a session and leaves a checkpoint.
@@ -47,7 +47,7 @@ _REQUEST_HEADERS: Final = (
         "X-IBEX-Session-ID",
         (
             "The session of this turn: 1 to 128 of the characters `A-Z a-z 0-9 . _ : -`. Without it, the session of "
-            "the response in `previous_response_id`, else a new one."
+            "the response in `previous_response_id`; without both, a new session."
         ),
     ),
     ("X-IBEX-Session-End", "`true` completes the session with this turn."),
@@ -55,8 +55,8 @@ _REQUEST_HEADERS: Final = (
     (
         "traceparent",
         (
-            "The W3C trace context. IBEX takes over the trace id, and sends its own `traceparent` to the provider. It "
-            "is the only header of a client that has an effect on the provider's headers."
+            "The W3C trace context. IBEX keeps the trace id, and sends a `traceparent` of its own to the provider. No "
+            "other header of a client changes the headers that the provider gets."
         ),
     ),
     ("Content-Type", "`application/json`, for each request with a body. `Content-Encoding` is refused."),
@@ -75,7 +75,7 @@ def page() -> str:
     lines = [_INTRODUCTION, *_operations(), _OPERATIONS_NOTE, *_other_routes()]
     lines += ["", "## Request headers", "", *_headers(_REQUEST_HEADERS)]
     lines += ["", "## Response headers", "", "Every response has:", "", *_headers(_described(EVERY_RESPONSE))]
-    lines += ["", "A response to a request with a valid token has those of these that apply:", ""]
+    lines += ["", "A response to a request with a valid token can have these headers:", ""]
     lines += [*_headers(_described(EXCHANGE_HEADERS)), "", "An error may have:", "", *_headers(_ERROR_HEADERS)]
     return "\n".join([*lines, ""])
 

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 _INTRODUCTION: Final = """\
 # PostgreSQL schema
 
-PostgreSQL has identity, directives and the record of sessions. `ibex migrate` creates the schema. No table contains the
-text of a message, or a token: only hashes of them.
+PostgreSQL stores identity, directives, and the record of sessions. `ibex migrate` creates the schema. No table contains
+the text of a message or a token: IBEX stores only hashes of them.
 
 * Every row of an organization has its `org_id`. Row-level security gives `ibex_app` only the rows of the organization
-  that a transaction names; `ibex_auth` sees identity of all organizations.
+  that a transaction names; `ibex_auth` sees the identity data of all organizations.
 * `directive_versions` and `checkpoints` are append-only: triggers refuse changes.
-* Triggers write `changes` whenever a row changes that workers cache, also for changes by SQL
+* Triggers add a row to `changes` whenever a row that workers cache changes. They do so for changes made with SQL too
   ([freshness](../explanation/freshness.md)).
 * Times are `timestamp with time zone`. Ids are UUIDs.
 
@@ -36,7 +36,7 @@ This page is generated from `src/ibex/adapters/postgres/tables.py`.
 """
 _TABLES: Final = {
     "organizations": "The organizations.",
-    "users": "The people of an organization, whom tokens can belong to.",
+    "users": "The people of an organization. A token can belong to one of them.",
     "agents": "The agents of an organization. Names are unique in it.",
     "tokens": "Personal access tokens. IBEX keeps only a keyed hash of each.",
     "directives": "One row for each agent that has a directive: which version is in force.",
@@ -65,14 +65,14 @@ _MEANINGS: Final = {
     "agents.name": "The name.",
     "agents.status": "Only the requests of an active agent are served.",
     "tokens.id": "The id, which is part of the token: `ibex_pat_<id>_...`.",
-    "tokens.name": "The name that its creator gave it.",
+    "tokens.name": "The name that was given when the token was created.",
     "tokens.permissions": "The permissions, as a bitmap.",
     "tokens.key_id": "The pepper with which `digest` was made: a key id of `IBEX_TOKEN_PEPPERS`.",
     "tokens.digest": "HMAC-SHA-256 of the token.",
     "tokens.user_id": "The user that owns the token; NULL for none.",
     "tokens.agent_id": "The agent that the token is bound to; NULL for none.",
-    "tokens.expires_at": "When it expires; NULL for never.",
-    "tokens.revoked_at": "When it was revoked; NULL if it was not.",
+    "tokens.expires_at": "When the token expires; NULL for never.",
+    "tokens.revoked_at": "When the token was revoked; NULL if it was not.",
     "directives.injection_mode": "Where the text is injected.",
     "directives.is_active": "False: nothing is injected.",
     "directives.active_version_id": "The version in force.",
@@ -88,9 +88,9 @@ _MEANINGS: Final = {
     "sessions.model": "The model of the first turn.",
     "sessions.provider": "The provider of the first turn.",
     "sessions.directive_version_id": "The directive of the first turn; NULL without one.",
-    "sessions.turn_count": "Number of turns.",
-    "sessions.total_input_tokens": "Sum over all turns; turns without a count add nothing.",
-    "sessions.total_output_tokens": "The same for output.",
+    "sessions.turn_count": "The number of turns.",
+    "sessions.total_input_tokens": "Sum of the input tokens over all turns. Turns without a count add nothing.",
+    "sessions.total_output_tokens": "Sum of the output tokens over all turns.",
     "sessions.total_latency_ms": "Sum of the durations of the turns, in milliseconds.",
     "sessions.last_extracted_turn": "For a later version. IBEX does not write it.",
     "sessions.completed_at": "When a turn with `X-IBEX-Session-End: true` completed it.",
@@ -114,9 +114,9 @@ _MEANINGS: Final = {
     "checkpoints.response_id": "The id of the response that later requests can name; NULL for none.",
     "checkpoints.directive_version_id": "The version that was injected; NULL for none.",
     "changes.xid": "The transaction of the change.",
-    "changes.kind": "What to look up again: tokens (organizations included), agents or directives.",
+    "changes.kind": "What workers look up again: tokens (and organizations), agents or directives.",
     "changes.live_token": "The token that the change created or restored; NULL for other changes.",
-    "change_snapshots.taken_at": "When it was taken.",
+    "change_snapshots.taken_at": "When the snapshot was taken.",
     "change_snapshots.snapshot": "The snapshot, as `pg_current_snapshot()` returns it.",
     "change_snapshots.is_pruned": "Whether the changes before it are deleted.",
     "change_incarnation.only_row": "Always true: the table has one row.",

@@ -46,7 +46,8 @@ class ClickHouseSettings(HttpSettings):
             "IBEX_TRACE_BATCHES_PER_SECOND",
             int_between(1, 1_000),
             "1 to 1000 batches a second",
-            "The expected rate of all workers; each writes at most 5 batches of traces a second. ClickHouse remembers "
-            "the batches of an hour, to store repeated ones once. `ibex migrate` applies a change.",
+            "The expected number of batches of traces a second, of all workers together. A worker writes at most 5. "
+            "ClickHouse remembers the batches of an hour, and stores a repeated one once. `ibex migrate` applies a "
+            "change.",
         ),
     )

@@ -51,8 +51,8 @@ class DatabaseSettings(CacheSettings):
             "IBEX_DATABASE_POOL_SIZE",
             int_between(1, 1_000),
             "1 to 1000 connections",
-            "The maximum of connections to PostgreSQL per worker of the proxy. Auth has as many for validation, and 6 "
-            "more.",
+            "The maximum number of connections to PostgreSQL, per worker of the proxy. Auth opens the same number for "
+            "validation, and up to 6 others.",
         ),
     )
     database_prepare: bool = setting(

@@ -56,7 +56,7 @@ class HttpSettings(LimitSettings):
             "IBEX_DRAIN_DELAY",
             delay,
             "seconds, 0 to 86400",
-            "How long a process that was told to end, and is not ready any more, still accepts connections. Load "
+            "How long a stopping process, which is no longer ready, still accepts connections. Load "
             "balancers must notice within this time. The default of `ibex dev` is 0.",
         ),
     )
@@ -66,6 +66,6 @@ class HttpSettings(LimitSettings):
             "IBEX_SHUTDOWN_TIMEOUT",
             seconds,
             SECONDS,
-            "The time for running requests to finish once a process that was told to end accepts no more connections.",
+            "The time for running requests to finish after a stopping process no longer accepts connections.",
         ),
     )

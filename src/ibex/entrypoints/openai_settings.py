@@ -91,9 +91,9 @@ class OpenAISettings:
             "IBEX_OPENAI_MODELS",
             globs,
             "model names or globs, separated by commas",
-            "The models that are sent to OPENAI_BASE_URL. GET /v1/models lists those of them that the provider has. No "
-            "default matches fine-tuned models, because organizations share the key; `ft:gpt-*:acme:*` adds those of "
-            "one of OpenAI's organizations.",
+            "The models that IBEX forwards to OPENAI_BASE_URL. GET /v1/models lists those that the provider has. No "
+            "default matches fine-tuned models, because all organizations of IBEX share the key. `ft:gpt-*:acme:*` "
+            "adds the fine-tuned models of OpenAI's organization acme.",
         ),
     )
     openai_request_timeout_s: float = setting(
@@ -182,7 +182,7 @@ class OpenAISettings:
             "IBEX_OPENAI_TRANSPORT",
             Transport,
             "direct, httpx or http2",
-            "`direct` is the fastest. `httpx` uses the forward proxy in HTTPS_PROXY. `http2` does too, with HTTP/2.",
+            "`direct` is the fastest. `httpx` uses the forward proxy in HTTPS_PROXY. `http2` also uses it, and HTTP/2.",
         ),
     )
     openai_max_connections: int = setting(
@@ -191,7 +191,8 @@ class OpenAISettings:
             "IBEX_OPENAI_MAX_CONNECTIONS",
             int_between(1, 60_000),
             "1 to 60000",
-            "Connections to the provider per worker. As many requests can wait for one; IBEX refuses further ones.",
+            "Connections to the provider per worker. The same number of requests can wait for a connection; IBEX "
+            "refuses further ones.",
         ),
     )
 

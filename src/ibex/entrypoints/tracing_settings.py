@@ -60,7 +60,8 @@ class TracingSettings(OpenAISettings):
             "OTEL_BSP_MAX_QUEUE_SIZE",
             int_between(16, 1_000_000),
             "16 to 1000000",
-            "Spans that wait to be sent, per worker. A request has up to six; if they do not fit, they are dropped.",
+            "Spans that wait to be sent, per worker. A request has up to six. If the queue has no room for them, IBEX "
+            "drops all spans of the request.",
         ),
     )
     span_batch: int = setting(

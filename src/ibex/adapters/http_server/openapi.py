@@ -32,13 +32,19 @@ DOCUMENT_PATH: Final = "/schema/openapi.json"
 _UUID: Final = {"type": "string", "format": "uuid"}
 _TEXT: Final = {"type": "string"}
 EVERY_RESPONSE: Final = {
-    "X-Request-ID": {"schema": _UUID, "description": "The request's own, if it was a UUID; else a new UUIDv7."},
-    "X-Trace-ID": {"schema": _TEXT, "description": "The trace id of traceparent, or a new one."},
+    "X-Request-ID": {
+        "schema": _UUID,
+        "description": "The id of the request: the client's, if it is a UUID, or a new UUIDv7.",
+    },
+    "X-Trace-ID": {"schema": _TEXT, "description": "The trace id of `traceparent`, or a new one."},
     "X-Response-Time": {"schema": {"type": "number"}, "description": "Milliseconds to the head of the response."},
 }
 EXCHANGE_HEADERS: Final = {
     "X-IBEX-Session-ID": {"schema": _TEXT, "description": "The session's handle."},
-    "X-IBEX-Directive": {"schema": _TEXT, "description": "Version and hash of the directive that was injected."},
+    "X-IBEX-Directive": {
+        "schema": _TEXT,
+        "description": "The receipt of the injected directive: its version and hash.",
+    },
     "X-RateLimit-Limit": {"schema": {"type": "integer"}, "description": "Requests a minute."},
     "X-RateLimit-Remaining": {"schema": {"type": "integer"}, "description": "Requests left in this minute."},
     "X-RateLimit-Reset": {"schema": {"type": "integer"}, "description": "When the minute ends, in Unix seconds."},

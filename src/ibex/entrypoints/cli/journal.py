@@ -49,13 +49,20 @@ def journal() -> None:
 @json_option
 @click.pass_obj
 def list_journals(invocation: Invocation, *, as_json: bool) -> None:
-    """List all journals: who owns them, and what each database has not got yet."""
+    """List all journals: the process of each, and what each database lacks."""
     root = Path(invocation.settings().journal_dir)
     show_rows(_rows(root), as_json=as_json, empty=f"There is no journal in {root}.", columns=_COLUMNS)
 
 
 @journal.command("drain")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="The time limit, in seconds.",
+)
 @json_option
 @click.pass_obj
 def drain_journals(invocation: Invocation, timeout_s: float, *, as_json: bool) -> None:
@@ -85,7 +92,7 @@ def drain_journals(invocation: Invocation, timeout_s: float, *, as_json: bool) -
 @json_option
 @click.pass_obj
 def replay_dead_letters(invocation: Invocation, *, as_json: bool) -> None:
-    """Deliver dead letters again, once the reason why a database refused them is repaired. None is stored twice.
+    """Deliver dead letters again, after the cause of the refusals is repaired. None is stored twice.
 
     The exit code is 0 if no dead letter is left, and 1 if one is. Proxies can go on running.
     """

@@ -45,7 +45,9 @@ def sessions() -> None:
 
 
 @sessions.command("list")
-@click.option("--limit", type=click.IntRange(1, 1_000), default=20, show_default=True, help="The most to list.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000), default=20, show_default=True, help="The maximum number of sessions."
+)
 @org_option
 @json_option
 @click.pass_obj

@@ -98,7 +98,14 @@ def traces() -> None:
 
 
 @traces.command("tail")
-@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="The most to show.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    help="The maximum number of rows.",
+)
 @click.option(
     "-f",
     "--follow",
@@ -182,7 +189,14 @@ def summary(invocation: Invocation, since: str, org: str | None, *, as_json: boo
 
 @traces.command("slow")
 @_since_option("1h")
-@click.option("-n", "--limit", type=click.IntRange(1, 1_000), default=10, show_default=True, help="The most to show.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1, 1_000),
+    default=10,
+    show_default=True,
+    help="The maximum number of rows.",
+)
 @org_option
 @json_option
 @click.pass_obj
