@@ -18,10 +18,12 @@ from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.redis.epochs import READ_TIMEOUT_S
 from ibex.adapters.redis.keys import EPOCH_TTL_S, epoch_key
 from ibex.adapters.system.clock import SystemClock
+from ibex.adapters.system.file_epochs import FileEpochs
 from ibex.adapters.system.ids import SystemIds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from harness.redis import RedisServer
     from harness.redis_topologies import ClusterScene
@@ -44,15 +46,21 @@ class Store:
 @pytest.fixture(
     params=[
         "memory",
+        "file",
         pytest.param("redis", marks=pytest.mark.integration),
         pytest.param("cluster", marks=pytest.mark.integration),
     ]
 )
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """Each store in turn."""
     if request.param == "memory":
         epochs = InMemoryEpochs(ManualClock(), SystemIds())
         yield Store(epochs, InMemoryRateLimiter(epochs))
+        return
+    if request.param == "file":
+        one, other = (FileEpochs(tmp_path / "epoch", SystemClock(), SystemIds()) for _ in range(2))
+        with one, other:
+            yield Store(one, InMemoryRateLimiter(other))
         return
     url = _cluster_url(request) if request.param == "cluster" else request.getfixturevalue("redis_url")
     auth, worker = (RedisWorker(url, clock=SystemClock()) for _ in range(2))

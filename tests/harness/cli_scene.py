@@ -68,6 +68,8 @@ class CliScene:
         self.home = Home(folder / "home")
         self.environ: dict[str, str] = {}
         self.failure: Exception | None = None
+        self.epoch_file: Path | None = None
+        """The epoch's file that the last command would have replaced."""
         self.transport: httpx.BaseTransport | None = None
         self.doctor_checks: Sequence[DoctorCheck] = ()
         self.dotenv = folder / ".env"
@@ -92,7 +94,8 @@ class CliScene:
         return installation
 
     @asynccontextmanager
-    async def _open(self, _settings: Settings) -> AsyncIterator[Administration]:
+    async def _open(self, _settings: Settings, epoch_file: Path | None) -> AsyncIterator[Administration]:
+        self.epoch_file = epoch_file
         if self.failure is not None:
             raise self.failure
         yield self.use_cases

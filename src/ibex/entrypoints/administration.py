@@ -6,12 +6,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ibex.adapters.system.file_epochs import FileEpochs
 from ibex.entrypoints.containers import Management
 from ibex.entrypoints.environments import OperatorAdapters
 from ibex.entrypoints.settings import Environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from ibex.domain.directives.management import ManageDirectives
     from ibex.domain.identity.management import ManageIdentity
@@ -33,8 +35,10 @@ class Administration:
 
 
 @asynccontextmanager
-async def administration(settings: Settings) -> AsyncIterator[Administration]:
+async def administration(settings: Settings, epoch_file: Path | None = None) -> AsyncIterator[Administration]:
     """Open the adapters, and close them afterwards. A server that is down causes an error at its first use, not here.
+
+    ``epoch_file`` is the file in which the changed instance has its epoch; None if it has none, or has it in Redis.
 
     Raises ``SettingsError`` if a setting of ``NEEDED``, or in production ``IBEX_REDIS_URL``, is not set.
     """
@@ -43,6 +47,8 @@ async def administration(settings: Settings) -> AsyncIterator[Administration]:
         settings.require("redis_url")  # a change replaces the organization's epoch there
     adapters = OperatorAdapters()
     adapters.settings.override(settings)
+    if epoch_file is not None:
+        adapters.epochs.override(FileEpochs(epoch_file, adapters.clock(), adapters.ids()))
     management = Management(adapters=adapters)
     async with AsyncExitStack() as stack:
         for resource in adapters.resources():

@@ -14,6 +14,7 @@ import uvloop
 from ibex.adapters.clickhouse.engine import ClickHouseEngine, EngineStartError
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.server import OWNER_ROLE, PostgresServer, PostgresServerError
+from ibex.adapters.system.file_epochs import FileEpochs
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
@@ -142,13 +143,18 @@ async def _run(
     home: Home, environ: Mapping[str, str], wanted: Settings, console: Console, *, chosen_port: bool
 ) -> None:
     end_start_on_signal()
-    with _listen(wanted, chosen=chosen_port) as listener, listen_for_ops(wanted, listener) or nullcontext() as ops:
+    adapters = EmbeddedAdapters()
+    with (
+        _listen(wanted, chosen=chosen_port) as listener,
+        listen_for_ops(wanted, listener) or nullcontext() as ops,
+        FileEpochs(home.epoch, adapters.clock(), adapters.ids()) as epochs,
+    ):
         console.starting("PostgreSQL and the ClickHouse engine")
         async with _servers(home) as servers:
             environ = layered(environ, servers.environ())
             settings = Settings.load(environ)
             await asyncio.to_thread(migrate, settings)
-            adapters = EmbeddedAdapters()
+            adapters.epochs.override(epochs)
             application = application_of(adapters, settings, observers=[console.observer])
             app = application.app()
             async with (

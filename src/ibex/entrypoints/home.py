@@ -51,6 +51,7 @@ class Home:
         self.clickhouse = path / "clickhouse"
         self.journal = path / "journal"
         self.log = path / "proxy.log"
+        self.epoch = path / "epoch"
         self._lock = path / "lock"
         self._peppers = path / "token_peppers"
         self._installation = path / "installation.json"

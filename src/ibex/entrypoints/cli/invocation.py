@@ -38,16 +38,18 @@ T = TypeVar("T")
 Named = TypeVar("Named", "Organization", "NamedAgent")
 _MAX_LISTED_NAMES: Final = 5
 """A message lists existing names only if there are at most this many."""
+_CHANGED: Final = ("IBEX_DATABASE_URL", "IBEX_AUTH_DATABASE_URL")
+"""The settings of the databases that commands change."""
 
 
 class NoInstanceError(SettingsError):
     """No IBEX instance runs in the home folder, and the settings name no servers. The message says how to start one."""
 
 
-def _open_administration(settings: Settings) -> AbstractAsyncContextManager[Administration]:
+def _open_administration(settings: Settings, epoch_file: Path | None) -> AbstractAsyncContextManager[Administration]:
     from ibex.entrypoints.administration import administration  # noqa: PLC0415 - keeps --help quick
 
-    return administration(settings)
+    return administration(settings, epoch_file)
 
 
 def _doctor_checks(settings: Settings, context: DoctorContext) -> Sequence[DoctorCheck]:
@@ -62,7 +64,9 @@ class Invocation:
 
     home: Home
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    open_administration: Callable[[Settings], AbstractAsyncContextManager[Administration]] = _open_administration
+    open_administration: Callable[[Settings, Path | None], AbstractAsyncContextManager[Administration]] = (
+        _open_administration
+    )
     transport: httpx.BaseTransport | None = None
     dotenv: str = ".env"
     doctor_checks: Callable[[Settings, DoctorContext], Sequence[DoctorCheck]] = _doctor_checks
@@ -171,7 +175,7 @@ class Invocation:
         """
 
         async def run() -> T:
-            async with self.open_administration(self.settings()) as use_cases:
+            async with self.open_administration(self.settings(), self._epoch_file()) as use_cases:
                 return await work(use_cases)
 
         try:
@@ -181,6 +185,12 @@ class Invocation:
             if self.in_production:
                 raise
             raise NoInstanceError(f"{self.no_instance()}\nOr configure servers elsewhere: {missing}") from None
+
+    def _epoch_file(self) -> Path | None:
+        """Return the epoch's file of the instance in the home folder; None if changes go to other databases."""
+        announced, used = self.home.running_environ(), self.environ_of_settings()
+        is_changed = bool(announced) and all(used.get(name) == announced.get(name) for name in _CHANGED)
+        return self.home.epoch if is_changed else None
 
     def no_instance(self) -> str:
         """Return the message that no instance runs in the home folder, with the command that starts one."""

@@ -158,3 +158,36 @@ def test_dotenv_can_set_the_organization(ibex: CliScene) -> None:
 
     assert [agent["name"] for agent in ibex.run("agent", "list", "--json").json] == ["of-globex"]
     assert [agent["name"] for agent in ibex.run("agent", "list", "--json", "--org", "acme").json] == ["of-acme"]
+
+
+DATABASES = {"IBEX_DATABASE_URL": "postgresql://app@h/ibex", "IBEX_AUTH_DATABASE_URL": "postgresql://auth@h/ibex"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_replaced"),
+    [
+        ({}, True),
+        ({"IBEX_REDIS_URL": "redis://127.0.0.1:1/0"}, True),
+        (DATABASES, True),
+        ({"IBEX_DATABASE_URL": "postgresql://app@other/ibex"}, False),
+        ({"IBEX_AUTH_DATABASE_URL": "postgresql://auth@other/ibex"}, False),
+        ({"IBEX_DATABASE_URL_FILE": "url"}, False),
+    ],
+)
+def test_a_command_replaces_the_epoch_of_the_instance_whose_databases_it_changes(
+    ibex: CliScene, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], *, is_replaced: bool
+) -> None:
+    """The instance in the home folder reads its epoch in a file there, and does not use Redis."""
+    monkeypatch.chdir(ibex.home.path.parent)
+    (ibex.home.path.parent / "url").write_text("postgresql://app@other/ibex")
+    ibex.environ.update(environ)
+    with ibex.home.claim():
+        ibex.home.announce("http://127.0.0.1:1", DATABASES)
+        assert ibex.run("org", "list").code == 0
+    assert ibex.epoch_file == (ibex.home.epoch if is_replaced else None)
+
+
+def test_without_an_instance_no_epoch_in_a_file_is_replaced(ibex: CliScene) -> None:
+    """The epochs of other servers are in Redis."""
+    assert ibex.run("org", "list").code == 0
+    assert ibex.epoch_file is None
