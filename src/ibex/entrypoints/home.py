@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEFAULT_HOME = ".ibex"
+ECHO = "echo"
+"""The provider of a proxy without an API key."""
 
 
 class HomeInUseError(Exception):
@@ -104,9 +106,13 @@ class Home:
         """Store the objects that the first start created."""
         _write_private(self._installation, json.dumps(asdict(installation), indent=2))
 
-    def announce(self, address: str, environ: Mapping[str, str]) -> None:
-        """Store, for other commands, the proxy's address and the settings that reach its servers."""
-        _write_private(self._running, json.dumps({"address": address, "environ": dict(environ)}, indent=2))
+    def announce(self, address: str, environ: Mapping[str, str], provider: str | None = None) -> None:
+        """Store, for other commands, the proxy's address, the settings that reach its servers, and its provider.
+
+        The provider is ``ECHO`` or a base URL. None: other commands do not know it.
+        """
+        announced = {"address": address, "environ": dict(environ), "provider": provider}
+        _write_private(self._running, json.dumps(announced, indent=2))
 
     def running_environ(self) -> dict[str, str]:
         """Return the settings that reach the running servers; empty if IBEX is not running."""
@@ -117,6 +123,11 @@ class Home:
         """Return the running proxy's URL, which includes its base path; None if IBEX is not running."""
         found = self._announced()
         return str(found["address"]) if found else None
+
+    def running_provider(self) -> str | None:
+        """Return the running proxy's provider, as ``announce`` stored it; None if IBEX is not running."""
+        found = self._announced() or {}
+        return found.get("provider")
 
     def _announced(self) -> dict[str, Any] | None:
         """Return what ``announce`` stored, None if its process has ended or if this user cannot read it."""

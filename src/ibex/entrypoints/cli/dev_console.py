@@ -113,6 +113,8 @@ Another port: {self._command} dev --port 9000, or make run ARGS="--port 9000".
             parts.append(f"directive {exchange.directive.version}@{exchange.directive.sha256[:8]}")
         if exchange.error_code is not None:
             parts.append(click.style(exchange.error_code, fg="red"))
+        if exchange.connect_failure is not None:
+            parts.append(f"({sanitize_line(exchange.connect_failure)})")
         if not journaled and exchange.caller is not None:
             parts.append(click.style("not journaled", fg="red"))
         self._print("  ".join(parts))

@@ -77,6 +77,15 @@ def test_a_refusal_shows_its_error_code(capsys: pytest.CaptureFixture[str]) -> N
     assert line.endswith("AGENT_SUSPENDED  not journaled")
 
 
+def test_a_provider_that_was_not_reached_is_named_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    """The operator learns what to check."""
+    failure = "cannot connect to api.openai.com: name not resolved"
+    failed = an_exchange(status=503, error_code=ErrorCode.PROVIDER_UNAVAILABLE, connect_failure=failure)
+    DevConsole(".ibex").recorded(failed, journaled=True)
+
+    assert capsys.readouterr().out.rstrip().endswith(f"PROVIDER_UNAVAILABLE  ({failure})")
+
+
 def test_start_and_stop_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
     """The last line says that the data stays in the folder."""
     console = DevConsole(".ibex")
