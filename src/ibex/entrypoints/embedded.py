@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,7 +22,7 @@ from ibex.entrypoints.foreign_variables import without_kubernetes
 from ibex.entrypoints.home import ECHO, FirstInstallation
 from ibex.entrypoints.keep_running import KeepRunning, Server
 from ibex.entrypoints.lifespan import in_background, running
-from ibex.entrypoints.listening import BACKLOG, address_of, listen
+from ibex.entrypoints.listening import BACKLOG, address_of, listen, listen_near
 from ibex.entrypoints.migrations import migrate
 from ibex.entrypoints.openai_settings import Transport
 from ibex.entrypoints.ops_server import listen_for_ops, serving_ops
@@ -178,11 +178,9 @@ def _begin_to_stop(application: Application, console: Console) -> None:
 
 
 def _listen(settings: Settings, *, chosen: bool) -> socket.socket:
-    """Bind the port. If it is in use, take any free port, unless the user has chosen the port."""
+    """Bind the port. If it is in use, take one of the next ones, unless the user has chosen the port."""
     if not chosen:
-        with suppress(OSError):
-            return listen(settings.host, settings.port)
-        return listen(settings.host, 0)
+        return listen_near(settings.host, settings.port)
     return listen(settings.host, settings.port, "IBEX_PORT or --port")
 
 

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,9 +80,7 @@ class Home:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                raise HomeInUseError(
-                    f"IBEX is already running in {self.path} (pid {owner}). Stop it, or pass another --home."
-                ) from None
+                raise HomeInUseError(self._in_use(owner)) from None
             with _naming(self._lock):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -90,6 +89,17 @@ class Home:
             self._running.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
+
+    def _in_use(self, owner: str) -> str:
+        """Return the message that another process, with this id, uses the folder."""
+        address = self.running_address()
+        where = f" at {address}" if address is not None else ""
+        by_signal = f" or `kill -INT {owner}`" if owner.isdecimal() else ""
+        other = shlex.quote(f"{self.path}2")
+        return (
+            f"IBEX already runs in {self.path}{where} (pid {owner}). Stop it with Ctrl-C in its terminal{by_signal}."
+            f" Start a second one with another folder: `ibex --home {other} dev`."
+        )
 
     def token_peppers(self) -> str:
         """Return the folder's pepper in the format of ``IBEX_TOKEN_PEPPERS``. The first call generates it."""

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import rich_click as click
@@ -15,9 +16,11 @@ from ibex.entrypoints.untrusted_text import sanitize_line
 
 if TYPE_CHECKING:
     from ibex.domain.record.exchange import Exchange
+    from ibex.domain.record.summary import Usage
     from ibex.entrypoints.home import FirstInstallation
     from ibex.entrypoints.settings import Settings
 
+_GUIDE: Final = "docs/quick-start.md"
 _NS_IN_MS: Final = 1_000_000
 _COLOURS: Final = {2: "green", 4: "yellow", 5: "red"}
 _QUESTION: Final = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "What is an ibex?"}]}
@@ -74,7 +77,14 @@ answer = client.chat.completions.create(
 )
 print(answer.choices[0].message.content)
 
-Next: {self._command} chat, directive show {installation.agent_name}, traces tail. Ctrl-C stops IBEX and its servers.
+{click.style("Next:", bold=True)}
+
+{self._command} chat "Hello"
+{self._command} traces tail          # the latest requests; traces show has all about one
+{self._command} directive show {installation.agent_name}   # what IBEX adds to each request
+{self._command} doctor               # checks everything that IBEX depends on
+
+{_guide()}Ctrl-C stops IBEX and its servers.
 Another port: {self._command} dev --port 9000, or make run ARGS="--port 9000".
 """
         )
@@ -103,7 +113,7 @@ Another port: {self._command} dev --port 9000, or make run ARGS="--port 9000".
             click.style(str(exchange.status), fg=_COLOURS.get(exchange.status // 100)),
             f"{sanitize_line(exchange.model or '-')}{' stream' if exchange.is_streaming else ''}",
             f"session {sanitize_line(exchange.session.handle) if exchange.session else '-'}",
-            f"tokens {_count(usage.input_tokens)}→{_count(usage.output_tokens)}",
+            f"tokens {_tokens(usage)}",
             f"total {timings.total_ns / _NS_IN_MS:.1f} ms",
             f"overhead {timings.overhead_ns / _NS_IN_MS:.1f} ms",
         ]
@@ -126,7 +136,18 @@ Another port: {self._command} dev --port 9000, or make run ARGS="--port 9000".
 def _port_note(address: str, settings: Settings) -> str:
     """Return a note if another port is used because the one of the settings is taken, else an empty string."""
     is_other_port = settings.port != 0 and not address.endswith(f":{settings.port}{settings.base_path}")
-    return f"   (port {settings.port} is taken)" if is_other_port else ""
+    return f"   (port {settings.port} is taken; --port chooses another)" if is_other_port else ""
+
+
+def _guide() -> str:
+    """Return the page to read next, which a clone has; "" for an installed wheel."""
+    return f"Read {_GUIDE}. " if Path(_GUIDE).is_file() else ""
+
+
+def _tokens(usage: Usage) -> str:
+    if usage.input_tokens is None and usage.output_tokens is None:
+        return "-"
+    return f"{_count(usage.input_tokens)}→{_count(usage.output_tokens)}"
 
 
 def _count(tokens: int | None) -> str:

@@ -68,12 +68,12 @@ def test_a_request_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_refusal_shows_its_error_code(capsys: pytest.CaptureFixture[str]) -> None:
-    """Unknown values are a dash or a question mark."""
+    """Unknown values are a dash."""
     refused = a_refusal(error_code=ErrorCode.AGENT_SUSPENDED)
     DevConsole(".ibex").recorded(refused, journaled=False)
 
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("403  -  session -  tokens ?→?")
+    assert line.startswith("403  -  session -  tokens -")
     assert line.endswith("AGENT_SUSPENDED  not journaled")
 
 

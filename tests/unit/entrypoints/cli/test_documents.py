@@ -156,7 +156,7 @@ def test_a_session_contains_its_turns(ibex: CliScene) -> None:
         ),
         (
             "traces tail",
-            "requested status error model tokens ttfb ms total ms overhead directive request session id (internal)",
+            "requested status error model tokens ttfb ms total ms overhead directive request session",
             [
                 "200",
                 "-",
