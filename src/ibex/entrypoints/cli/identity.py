@@ -118,7 +118,7 @@ def set_org(invocation: Invocation, organization: str, rpm: int | None, *, defau
 def _limit(rpm: int | None) -> str:
     if rpm is None:
         return "the default limit, IBEX_RATE_LIMIT_DEFAULT_RPM"
-    return f"{rpm} requests per minute" if rpm else "unlimited"
+    return f"{rpm} request{'' if rpm == 1 else 's'} per minute" if rpm else "unlimited"
 
 
 def _org_command(verb: str) -> None:
