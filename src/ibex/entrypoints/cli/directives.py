@@ -147,9 +147,9 @@ def diff(
         else:
             click.echo(_COMPARED[found.basis].format(before=f"version {found.before.number}", after=version))
     colour = False if invocation.environ.get("NO_COLOR") else None  # None: on a terminal
-    sides = [] if found.before is None else [f"--- {_side(found.before)}"]
-    for line in (*sides, f"+++ {_side(found.after)}"):
-        click.secho(line, bold=True, color=colour)
+    for sign, side in (("---", found.before), ("+++", found.after)):
+        if side is not None:
+            click.secho(f"{sign} {_side(side)}", bold=True, color=colour)
     for line in _shown_lines(found):
         click.secho(sanitize(line), fg=_COLOURS.get(line[0]), color=colour)
     if not found.lines:

@@ -33,15 +33,8 @@ def test_the_rate_limit_of_an_organization_is_changed(ibex: CliScene) -> None:
     made = ibex.run("org", "create", "acme", "--rpm", "60", "--json").json
     ibex.run("org", "create", "globex", "--rpm", "7")
 
-    said = [
-        ibex.run("org", "set", name, *limit).out
-        for name, *limit in (
-            ("acme", "--rpm", "100"),
-            (made["id"], "--rpm", "0"),
-            ("acme", "--rpm", "1"),
-            ("acme", "--default-rpm"),
-        )
-    ]
+    limits = (("acme", "--rpm", "100"), (made["id"], "--rpm", "0"), ("acme", "--rpm", "1"), ("acme", "--default-rpm"))
+    said = [ibex.run("org", "set", name, *limit).out for name, *limit in limits]
 
     assert said == [
         "acme: 100 requests per minute (before: 60 requests per minute).\n",
