@@ -79,10 +79,7 @@ print(answer.choices[0].message.content)
 
 {click.style("Next:", bold=True)}
 
-{self._command} chat "Hello"
-{self._command} traces tail          # the latest requests; traces show has all about one
-{self._command} directive show {installation.agent_name}   # what IBEX adds to each request
-{self._command} doctor               # checks everything that IBEX depends on
+{_suggestions(self._command, installation.agent_name)}
 
 {_guide()}Ctrl-C stops IBEX and its servers.
 Another port: {self._command} dev --port 9000, or make run ARGS="--port 9000".
@@ -137,6 +134,18 @@ def _port_note(address: str, settings: Settings) -> str:
     """Return a note if another port is used because the one of the settings is taken, else an empty string."""
     is_other_port = settings.port != 0 and not address.endswith(f":{settings.port}{settings.base_path}")
     return f"   (port {settings.port} is taken; --port chooses another)" if is_other_port else ""
+
+
+def _suggestions(command: str, agent: str) -> str:
+    """Return commands to try next, each on a line that can be pasted."""
+    suggested = {
+        'chat "Hello"': "sends a prompt",
+        "traces tail": "the latest requests",
+        f"directive show {agent}": "what IBEX adds to each request",
+        "doctor": "what does not work, and what to do",
+    }
+    width = max(map(len, suggested))
+    return "\n".join(f"{command} {arguments:<{width}}  # {about}" for arguments, about in suggested.items())
 
 
 def _guide() -> str:
