@@ -262,6 +262,19 @@ async def test_a_session_is_found_by_id_or_handle(stores: Stores) -> None:
     assert ids == [session_of(first), session_of(second), session_of(disguised), None, None]
 
 
+async def test_the_handles_of_several_sessions_are_found_by_id(stores: Stores) -> None:
+    """Unknown sessions and those of another organization are omitted."""
+    identity, store = stores
+    ours, theirs = await attach(identity), await attach(identity)
+    first, second, third, foreign = (
+        new_turn(agent, handle) for agent, handle in ((ours, "a"), (ours, "b"), (ours, "c"), (theirs, "d"))
+    )
+    await store.append([first, second, third, foreign])
+    wanted = [session_of(first), session_of(second), session_of(foreign), uuid4()]
+    assert await store.handles(ours.org_id, wanted) == {session_of(first): "a", session_of(second): "b"}
+    assert await store.handles(ours.org_id, []) == {}
+
+
 async def test_a_session_of_another_organization_is_not_found(stores: Stores) -> None:
     """Its turns are not found either, even with the right id."""
     identity, store = stores

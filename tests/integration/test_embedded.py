@@ -66,8 +66,8 @@ def test_a_chat_over_the_responses_api_is_one_session(dev: IbexDev, monkeypatch:
 def test_the_doctor_finds_nothing_wrong(dev: IbexDev) -> None:
     """The servers, the journal and the proxy of the folder are ok. Unused dependencies are reported as absent."""
     verdicts = {finding["name"]: finding["verdict"] for finding in dev.ibex_json("doctor")["findings"]}
-    in_use = ("PostgreSQL", "identity", "ClickHouse", "journal", "proxy")
-    assert verdicts == {**dict.fromkeys(in_use, "ok"), **dict.fromkeys(("Redis", "auth", "provider"), "absent")}
+    in_use = ("PostgreSQL", "identity", "ClickHouse", "provider", "journal", "proxy")
+    assert verdicts == {**dict.fromkeys(in_use, "ok"), **dict.fromkeys(("Redis", "auth"), "absent")}
 
 
 def test_the_base_path_is_in_all_printed_commands() -> None:
@@ -256,9 +256,9 @@ def test_a_folder_name_with_shell_syntax_works() -> None:
             pid = (home / "postgres" / "data" / "postmaster.pid").read_text().split("\n")[0]
             assert Path(f"/proc/{pid}/cwd").samefile(home / "postgres" / "data")
             assert running.ibex_json("org", "list")[0]["name"] == "default"
-            printed = next(line for line in running.lines if line.startswith("Next: "))
-            command = printed.removeprefix("Next: ").partition(" chat,")[0]
-            assert shlex.split(command)[-2:] == ["--home", str(home)]
+            printed = next(line for line in running.lines if " traces tail " in line)
+            command = shlex.split(printed, comments=True)
+            assert command[-4:] == ["--home", str(home), "traces", "tail"]
         finally:
             code = running.stop()
 

@@ -96,6 +96,16 @@ async def test_the_async_client_works_buffered_and_streamed(provided_dev: IbexDe
         assert [chunk async for chunk in stream]
 
 
+def test_doctor_finds_the_provider_of_the_instance_without_its_key(
+    provided_dev: IbexDev, upstream: ScriptedOpenAI
+) -> None:
+    """Its environment has neither the key nor the URL. It asks the provider without a key."""
+    (found,) = (one for one in provided_dev.ibex_json("doctor")["findings"] if one["name"] == "provider")
+
+    assert f"{upstream.base_url} can be reached" in found["message"]
+    assert "authorization" not in {name.lower() for name, _ in upstream.requests[-1].headers}
+
+
 def test_an_agent_named_in_a_default_header_works(provided_dev: IbexDev) -> None:
     """An unbound token acts as the agent that the header names."""
     with openai.OpenAI(

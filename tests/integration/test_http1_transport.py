@@ -25,6 +25,7 @@ from harness.openai_wire import (
     open_stream,
 )
 from ibex.adapters.http_client.connection import StaleConnectionError
+from ibex.adapters.http_client.not_connected import NotConnectedError
 from ibex.adapters.http_client.pool import ConnectionPool, Origin, PoolLimits
 from ibex.adapters.http_client.tls import client_context
 from ibex.adapters.http_client.transport import Http1Transport
@@ -167,7 +168,7 @@ async def test_a_refused_connection_fails_all_waiting_requests() -> None:
     await gone.stop()
     async with transport_with(connections=2) as transport:
         outcomes = await asyncio.gather(*(ask(transport, gone) for _ in range(6)), return_exceptions=True)
-    assert {type(outcome) for outcome in outcomes} == {httpx.ConnectError}
+    assert {type(outcome) for outcome in outcomes} == {NotConnectedError}
 
 
 async def test_an_idle_connection_closed_by_the_server_is_not_reused(openai_server: ScriptedOpenAI) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -199,12 +200,14 @@ async def test_proxies_of_the_environment_are_not_used(client: Client, monkeypat
 
 
 async def test_a_server_that_refuses_connections_is_unavailable_after_all_retries(client: Client) -> None:
-    """The error contains the number of attempts. A request to a running server then succeeds."""
+    """The error has the number of attempts and the reason. A request to a running server then succeeds."""
     gone = ScriptedOpenAI()
     await gone.start()
     await gone.stop()
     error = await client.fails(ProviderUnavailableError, base_url=gone.base_url)
     assert (error.attempts, error.provider_request_id) == (4, None)
+    server = gone.base_url.split("/")[2]
+    assert error.connect_failure == f"cannot connect to {server}: connection refused"
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
@@ -214,13 +217,14 @@ async def test_a_name_that_does_not_resolve_is_unavailable_after_all_retries(
     """The test replaces the resolver by one that fails, so that it queries no name server."""
 
     async def no_address(*_args: object, **_kwargs: object) -> list[Any]:
-        raise OSError(-2, "Name or service not known")
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     with monkeypatch.context() as patch:
         patch.setattr(asyncio.get_running_loop(), "getaddrinfo", no_address)
         with pytest.raises(ProviderUnavailableError) as raised:
             await client.provider(base_url="http://nowhere.invalid/v1").complete(outgoing_request())
     assert raised.value.attempts == 4
+    assert raised.value.connect_failure == "cannot connect to nowhere.invalid: name not resolved"
     await client.is_healthy()
 
 
@@ -228,6 +232,7 @@ async def test_a_server_without_tls_is_unavailable(client: Client) -> None:
     """The adapter never sends a request to an https URL in plaintext."""
     address = client.server.base_url.replace("http://", "https://")
     error = await client.fails(ProviderUnavailableError, base_url=address)
+    assert str(error.connect_failure).endswith("the TLS handshake failed")
     assert KEY not in repr(vars(error))
 
 
@@ -239,6 +244,7 @@ async def test_an_untrusted_certificate_is_unavailable(client: Client) -> None:
     await impostor.start(tls=context)
     error = await client.fails(ProviderUnavailableError, base_url=impostor.base_url)
     assert error.attempts == 4
+    assert "the TLS certificate is not valid (unable to get local issuer certificate)" in str(error.connect_failure)
     assert impostor.requests == []
     await impostor.stop()
 

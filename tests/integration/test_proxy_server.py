@@ -17,7 +17,7 @@ import uvicorn
 
 from harness.process import IbexProcess
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
-from ibex.entrypoints.listening import address_of, let_handshakes_end, listen, shut_down
+from ibex.entrypoints.listening import address_of, let_handshakes_end, listen, listen_near, shut_down
 from ibex.entrypoints.proxy_server import DrainingServer, DrainTimes, end_start_on_signal, serve_http
 from ibex.entrypoints.settings import Settings
 
@@ -228,3 +228,20 @@ async def test_a_signal_during_the_start_ends_it_and_a_second_one_does_not_end_t
 
     assert closed == [True]
     signal.signal(signal.SIGHUP, previous)
+
+
+def test_a_taken_port_is_replaced_by_one_of_the_next() -> None:
+    """A random port would break the URL of every client at each restart."""
+    with listen("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with listen_near("127.0.0.1", port) as near:
+            assert port < near.getsockname()[1] < port + 10
+
+
+def test_a_free_port_is_taken() -> None:
+    """The wanted port comes first."""
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+    with listen_near("127.0.0.1", port) as near:
+        assert near.getsockname()[1] == port

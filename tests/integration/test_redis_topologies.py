@@ -206,8 +206,9 @@ async def test_a_killed_primary_of_a_cluster_does_not_affect_the_others(cluster:
         counts = running.counts[org_id]
         assert len(set(counts)) == len(counts)
         # On a busy machine a reply can come too late. Redis and the process have then both counted the request.
-        assert max(counts) - len(counts) <= running.in_process.get(org_id, 0)
-        assert org_id not in running.in_process
+        late = running.in_process.get(org_id, 0)
+        assert max(counts) - len(counts) <= late
+        assert late < running.in_process[orgs[0]] / 100
 
 
 async def test_a_revocation_on_a_cluster_takes_effect_at_the_next_request(cluster: ClusterScene) -> None:

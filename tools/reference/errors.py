@@ -161,8 +161,8 @@ _TEXTS: Final = {
     ErrorCode.PROVIDER_UNAVAILABLE: (
         "The provider failed, could not be reached, or refused the proxy's key.",
         (
-            "Retry. `provider_status` in the access line tells the cause: 401 or 403 means that the provider refuses "
-            "`OPENAI_API_KEY`."
+            "Retry. The access line has the cause: `connect_failure` names the host and the reason if IBEX cannot "
+            "connect; `provider_status` 401 or 403 means that the provider refuses `OPENAI_API_KEY`."
         ),
     ),
     ErrorCode.OVERLOADED: (

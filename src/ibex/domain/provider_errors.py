@@ -28,6 +28,7 @@ class ProviderError(RetryableError):
 
     ``provider_status`` is the status code of its response, for operators only: OpenAI's API refuses our key with 401.
     None if there was no response, and in a ``ProviderRefusedError``, which passes the reason on to the client.
+    ``connect_failure`` names the host and the reason if no connection was made, for operators only; None otherwise.
     ``is_hopeless`` is whether no retry of the same request can succeed.
     """
 
@@ -47,6 +48,7 @@ class ProviderError(RetryableError):
         self.provider_request_id = attempt.get("provider_request_id")
         self.processing_ms = attempt.get("processing_ms")
         self.provider_status = provider_status
+        self.connect_failure: str | None = None
 
 
 class ProviderUnavailableError(ProviderError):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import httpx
 
 from ibex.adapters.grpc.channel import CredentialRefusedError
+from ibex.adapters.http_client.not_connected import not_connected
 from ibex.adapters.journal.directories import (
     IN_FLIGHT_LOG,
     JOURNAL,
@@ -28,7 +29,8 @@ from ibex.domain.record.traces import NIL_ID
 from ibex.entrypoints.clickhouse_checks import check_clickhouse
 from ibex.entrypoints.diagnosis import DoctorCheck, Result, Verdict, ok
 from ibex.entrypoints.environments import OperatorAdapters, ProductionAdapters
-from ibex.entrypoints.refused_key import KEY_REFUSED, last_refusal
+from ibex.entrypoints.home import ECHO
+from ibex.entrypoints.provider_log import KEY_REFUSED, last_failure
 from ibex.entrypoints.settings import Environment, variables
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ _RESTART_WITH_VALID_KEY: Final = "Restart the proxy with an OPENAI_API_KEY that 
 _PEPPER_IS_GONE: Final = (
     "Such tokens get 401. Restore the pepper in IBEX_TOKEN_PEPPERS, or revoke the tokens and create new ones."
 )
+_CHECK_NETWORK: Final = "Check OPENAI_BASE_URL, and the network from this machine to it."
 _CHECK_CONNECTION: Final = "Check the host, port, user and password in {}."
 _JOURNAL_DIR: Final = "Set IBEX_JOURNAL_DIR to a folder that IBEX can write to."
 _DEAD_LETTERS: Final = "*/dead-letters.jsonl"
@@ -64,8 +67,8 @@ class DoctorContext:
     """The inputs of the checks, in addition to the settings.
 
     ``start`` is the hint for a missing instance. ``proxy`` is the URL of the proxy, None if unknown. ``journal`` is the
-    folder of the journals. ``log`` is the log of the running instance and ``token`` its first agent's token; both are
-    None if no instance runs. Tests set ``transport``.
+    folder of the journals. ``log`` is the log of the running instance, ``provider`` its announced provider, and
+    ``token`` its first agent's token; all are None if no instance runs. Tests set ``transport``.
     """
 
     start: str
@@ -73,6 +76,7 @@ class DoctorContext:
     journal: Path
     transport: httpx.AsyncBaseTransport | None = None
     log: Path | None = None
+    provider: str | None = None
     token: str | None = field(default=None, repr=False)
 
 
@@ -86,7 +90,7 @@ def doctor_checks(settings: Settings, context: DoctorContext) -> Sequence[Doctor
         DoctorCheck("ClickHouse", doctor.clickhouse, migrate.format("IBEX_CLICKHOUSE_URL")),
         DoctorCheck("Redis", doctor.redis, "Check IBEX_REDIS_URL. Requests are served without Redis until it is back."),
         DoctorCheck("auth", doctor.auth, "Start auth with `ibex auth serve`, or check IBEX_AUTH_ADDRESS."),
-        DoctorCheck("provider", doctor.provider, "Check OPENAI_BASE_URL, and the network from this machine to it."),
+        DoctorCheck("provider", doctor.provider, _CHECK_NETWORK),
         DoctorCheck("journal", doctor.journal, _JOURNAL_DIR),
         DoctorCheck("proxy", doctor.proxy, context.start),
     )
@@ -198,15 +202,14 @@ class _Doctor:
         if key is None and self._settings.env is Environment.PRODUCTION:
             return Result(Verdict.ADVICE, "OPENAI_API_KEY is not set here", "`ibex serve` needs it in production.")
         if key is None:
-            refused = await asyncio.to_thread(last_refusal, self._context.log) if self._context.log else None
-            if refused is not None:
-                message = f"the provider refused the key of the running proxy ({refused.status}) at {refused.at}"
-                return Result(Verdict.FAILED, message, _RESTART_WITH_VALID_KEY)
-            return Result(Verdict.ABSENT, _NO_KEY_HERE)
+            return await self._running_provider()
         own = {"authorization": f"Bearer {key.reveal()}"}
         own |= dict(self._settings.extra_headers.reveal())
         own = {name: value for name, value in own.items() if value}
-        status, _ = await self._ask("GET", f"{base.rstrip('/')}/models", own)
+        try:
+            status, _ = await self._ask("GET", f"{base.rstrip('/')}/models", own)
+        except httpx.TransportError as error:
+            return _not_reached(error, base)
         refused_as = status if status in KEY_REFUSED else None
         if refused_as is None:  # some servers list models without a key, but none completes an empty request
             asked, _ = await self._ask("POST", f"{base.rstrip('/')}/chat/completions", own)
@@ -220,6 +223,28 @@ class _Doctor:
             hint = "Ignore this if the server does not offer a list of models. Otherwise check OPENAI_BASE_URL."
             return Result(Verdict.ADVICE, message, hint)
         return ok(f"{base} accepts the key")
+
+    async def _running_provider(self) -> Result:
+        """Check the provider of the running proxy, without its key."""
+        provider, log = self._context.provider, self._context.log
+        if provider == ECHO:
+            return ok("the running proxy uses echo")
+        failed = await asyncio.to_thread(last_failure, log) if log is not None else None
+        if failed is not None and failed.refused_as is not None:
+            message = f"the provider refused the key of the running proxy ({failed.refused_as}) at {failed.at}"
+            return Result(Verdict.FAILED, message, _RESTART_WITH_VALID_KEY)
+        if provider is not None:
+            try:
+                await self._ask("GET", f"{provider.rstrip('/')}/models", {})
+            except httpx.TransportError as error:
+                return _not_reached(error, provider)
+        if failed is not None:
+            message = f"the last request of the running proxy failed at {failed.at}: {failed.connect_failure}"
+            return Result(Verdict.ADVICE, message, _CHECK_NETWORK)
+        if provider is not None:
+            message = f"{provider} can be reached; OPENAI_API_KEY is not set here, so its key cannot be checked"
+            return Result(Verdict.ABSENT, message)
+        return Result(Verdict.ABSENT, _NO_KEY_HERE)
 
     async def journal(self) -> Result:
         return await asyncio.to_thread(_journal, self._context.journal, self._settings.journal_max_bytes)
@@ -266,6 +291,13 @@ class _Doctor:
         except ValueError:
             content = None
         return response.status_code, content if isinstance(content, dict) else {}
+
+
+def _not_reached(error: httpx.TransportError, base_url: str) -> Result:
+    if not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+        return Result(Verdict.FAILED, f"{base_url} does not answer ({type(error).__name__})", _CHECK_NETWORK)
+    url = httpx.URL(base_url)
+    return Result(Verdict.FAILED, str(not_connected(error, url.host, url.port)), _CHECK_NETWORK)
 
 
 def _counted(number: int, noun: str) -> str:

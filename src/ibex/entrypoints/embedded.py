@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,11 +20,12 @@ from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.first_installation import InstallationNames, bootstrap
 from ibex.entrypoints.foreign_variables import without_kubernetes
-from ibex.entrypoints.home import FirstInstallation
+from ibex.entrypoints.home import ECHO, FirstInstallation
 from ibex.entrypoints.keep_running import KeepRunning, Server
 from ibex.entrypoints.lifespan import in_background, running
-from ibex.entrypoints.listening import BACKLOG, address_of, listen
+from ibex.entrypoints.listening import BACKLOG, address_of, listen, listen_near
 from ibex.entrypoints.migrations import migrate
+from ibex.entrypoints.openai_settings import Transport
 from ibex.entrypoints.ops_server import listen_for_ops, serving_ops
 from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import end_start_on_signal, serve_http
@@ -164,9 +165,16 @@ async def _run(
                 installation = home.installation() or await _install(home, Management(adapters=adapters))
                 listener.listen(BACKLOG)  # from now on, clients wait in the backlog
                 address = address_of(listener) + settings.base_path
-                home.announce(address, {name: environ[name] for name in ANNOUNCED})
+                home.announce(address, {name: environ[name] for name in ANNOUNCED}, _provider(settings))
                 console.ready(address, installation, settings)
                 await serve_http(app, listener, settings, lambda: _begin_to_stop(application, console))
+
+
+def _provider(settings: Settings) -> str | None:
+    """Return the provider to announce; None if it may be behind a forward proxy, which other commands do not use."""
+    if settings.openai_api_key is None:
+        return ECHO
+    return settings.openai_base_url if settings.openai_transport is Transport.DIRECT else None
 
 
 def _begin_to_stop(application: Application, console: Console) -> None:
@@ -176,11 +184,9 @@ def _begin_to_stop(application: Application, console: Console) -> None:
 
 
 def _listen(settings: Settings, *, chosen: bool) -> socket.socket:
-    """Bind the port. If it is in use, take any free port, unless the user has chosen the port."""
+    """Bind the port. If it is in use, take one of the next ones, unless the user has chosen the port."""
     if not chosen:
-        with suppress(OSError):
-            return listen(settings.host, settings.port)
-        return listen(settings.host, 0)
+        return listen_near(settings.host, settings.port)
     return listen(settings.host, settings.port, "IBEX_PORT or --port")
 
 

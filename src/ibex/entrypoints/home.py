@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEFAULT_HOME = ".ibex"
+ECHO = "echo"
+"""The provider of a proxy without an API key."""
 
 
 class HomeInUseError(Exception):
@@ -78,9 +81,7 @@ class Home:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                raise HomeInUseError(
-                    f"IBEX is already running in {self.path} (pid {owner}). Stop it, or pass another --home."
-                ) from None
+                raise HomeInUseError(self._in_use(owner)) from None
             with _naming(self._lock):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -89,6 +90,17 @@ class Home:
             self._running.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
+
+    def _in_use(self, owner: str) -> str:
+        """Return the message that another process, with this id, uses the folder."""
+        address = self.running_address()
+        where = f" at {address}" if address is not None else ""
+        by_signal = f" or `kill -INT {owner}`" if owner.isdecimal() else ""
+        other = shlex.quote(f"{self.path}2")
+        return (
+            f"IBEX already runs in {self.path}{where} (pid {owner}). Stop it with Ctrl-C in its terminal{by_signal}."
+            f" Start a second one with another folder: `ibex --home {other} dev`."
+        )
 
     def token_peppers(self) -> str:
         """Return the folder's pepper in the format of ``IBEX_TOKEN_PEPPERS``. The first call generates it."""
@@ -105,9 +117,13 @@ class Home:
         """Store the objects that the first start created."""
         _write_private(self._installation, json.dumps(asdict(installation), indent=2))
 
-    def announce(self, address: str, environ: Mapping[str, str]) -> None:
-        """Store, for other commands, the proxy's address and the settings that reach its servers."""
-        _write_private(self._running, json.dumps({"address": address, "environ": dict(environ)}, indent=2))
+    def announce(self, address: str, environ: Mapping[str, str], provider: str | None = None) -> None:
+        """Store, for other commands, the proxy's address, the settings that reach its servers, and its provider.
+
+        The provider is ``ECHO`` or a base URL. None: other commands do not know it.
+        """
+        announced = {"address": address, "environ": dict(environ), "provider": provider}
+        _write_private(self._running, json.dumps(announced, indent=2))
 
     def running_environ(self) -> dict[str, str]:
         """Return the settings that reach the running servers; empty if IBEX is not running."""
@@ -118,6 +134,11 @@ class Home:
         """Return the running proxy's URL, which includes its base path; None if IBEX is not running."""
         found = self._announced()
         return str(found["address"]) if found else None
+
+    def running_provider(self) -> str | None:
+        """Return the running proxy's provider, as ``announce`` stored it; None if IBEX is not running."""
+        found = self._announced() or {}
+        return found.get("provider")
 
     def _announced(self) -> dict[str, Any] | None:
         """Return what ``announce`` stored, None if its process has ended or if this user cannot read it."""

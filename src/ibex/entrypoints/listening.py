@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 BACKLOG: Final = 2048
 SETTLE_S: Final = 0.02
 """How long a socket still accepts connections whose handshake had begun, once it ignores new handshakes."""
+_PORTS_TRIED: Final = 10
 _SO_ATTACH_FILTER: Final = 26
 _IGNORE_SYN: Final = (
     (0x30, 0, 0, 13),  # load the flags of the TCP header
@@ -44,6 +45,18 @@ def listen(host: str, port: int, setting: str = "IBEX_PORT") -> socket.socket:
         hint = f". Choose another port with {setting} (0 for any free port)" if in_use else ""
         raise OSError(error.errno, f"{host}:{port}: {error.strerror}{hint}") from None
     return listener
+
+
+def listen_near(host: str, port: int) -> socket.socket:
+    """Return a socket bound to the port, else to one of the next ports, else to any free port.
+
+    The next ports come before others so that a restart usually finds the same one: clients have it in their URL. Raises
+    ``OSError`` if the address is not local.
+    """
+    for candidate in range(port, port + _PORTS_TRIED):
+        with suppress(OSError):
+            return listen(host, candidate)
+    return listen(host, 0)
 
 
 def address_of(listener: socket.socket) -> str:

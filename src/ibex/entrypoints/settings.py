@@ -37,7 +37,7 @@ from ibex.entrypoints.setting_values import (
 from ibex.entrypoints.unsafe_settings import incomplete_tls, unsafe_credential
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class SettingsError(Exception):
@@ -45,7 +45,14 @@ class SettingsError(Exception):
 
 
 class MissingSettingError(SettingsError):
-    """Required settings are not set. The message names each variable and the values that it accepts."""
+    """Required settings are not set. The message names each variable and the values that it accepts.
+
+    ``names`` are the variables, empty if the message is about something else.
+    """
+
+    def __init__(self, message: str, names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.names = names
 
 
 class Environment(StrEnum):
@@ -333,13 +340,10 @@ class Settings(DatabaseSettings):
 
     def require(self, *names: str) -> None:
         """Raise ``MissingSettingError``, with one line for each of these settings (field names) that is not set."""
-        missing = [
-            f"{variable.name} is not set. Set it to {variable.allowed}. {variable.meaning}"
-            for name, variable in variables()
-            if name in names and getattr(self, name) is None
-        ]
+        missing = [variable for name, variable in variables() if name in names and getattr(self, name) is None]
         if missing:
-            raise MissingSettingError("\n".join(missing))
+            lines = [f"{one.name} is not set. Set it to {one.allowed}. {one.meaning}" for one in missing]
+            raise MissingSettingError("\n".join(lines), [one.name for one in missing])
 
 
 def variables() -> tuple[tuple[str, Variable], ...]:

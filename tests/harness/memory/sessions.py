@@ -12,7 +12,7 @@ from ibex.domain.record.received_responses import ReceivedResponse
 from ibex.domain.record.sessions import SessionStatus, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -55,6 +55,11 @@ class InMemorySessions:
         own = await self.sessions(org_id, len(self._sessions))
         by_id = (s for s in own if str(s.id) == session.lower())
         return next(by_id, None) or next((s for s in own if s.handle == session), None)
+
+    async def handles(self, org_id: UUID, session_ids: Collection[UUID]) -> Mapping[UUID, str]:
+        """Return the handles of these sessions by id."""
+        own = await self.sessions(org_id, len(self._sessions))
+        return {session.id: session.handle for session in own if session.id in session_ids}
 
     async def turns(self, org_id: UUID, session_id: UUID) -> Sequence[TurnRecord]:
         """Return the turns of a session in their order; empty if the session does not exist."""

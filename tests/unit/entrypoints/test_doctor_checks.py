@@ -41,10 +41,11 @@ async def found(
     *,
     proxy: str | None = PROXY,
     log: Path | None = None,
+    provider: str | None = None,
     **environ: str,
 ) -> dict[str, Finding]:
     """Return the findings by name. ``answer`` responds for the provider and the proxy."""
-    around = DoctorContext(START, proxy, folder, httpx.MockTransport(answer), log)
+    around = DoctorContext(START, proxy, folder, httpx.MockTransport(answer), log, provider)
     findings = await diagnose(doctor_checks(Settings.load(environ), around))
     return {finding.name: finding for finding in findings}
 
@@ -173,6 +174,45 @@ async def test_the_key_of_a_running_proxy_is_checked_by_its_log(
     assert (said or "not set here") in by_name["provider"].message
 
 
+async def test_the_provider_of_a_running_proxy_is_asked_without_a_key(tmp_path: Path) -> None:
+    """The command does not have the key, but it finds that there is no way to the provider."""
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if request.url.host == "localhost":
+            raise httpx.ConnectError("canary") from ConnectionRefusedError()
+        return httpx.Response(401)
+
+    unreached = (await found(tmp_path, answer, provider="http://localhost:9/v1"))["provider"]
+    reached = (await found(tmp_path, answer, provider="http://127.0.0.1:9/v1"))["provider"]
+
+    refused = "cannot connect to localhost:9: connection refused"
+    assert (unreached.verdict, unreached.message) == (Verdict.FAILED, refused)
+    assert "OPENAI_BASE_URL" in (unreached.hint or "")
+    assert (reached.verdict, "http://127.0.0.1:9/v1 can be reached" in reached.message) == (Verdict.ABSENT, True)
+    assert {request.headers.get("authorization") for request in asked} == {None}
+
+
+async def test_echo_needs_no_provider(tmp_path: Path) -> None:
+    """The finding says so, instead of asking for a key."""
+    finding = (await found(tmp_path, provider="echo"))["provider"]
+
+    assert (finding.verdict, finding.message) == (Verdict.OK, "the running proxy uses echo")
+
+
+async def test_a_provider_that_is_reachable_again_is_advice(tmp_path: Path) -> None:
+    """The log has the reason of the last failure. The proxy may have another network than this command."""
+    log = tmp_path / "proxy.log"
+    failure = {"source": "ibex.access", "timestamp": "2026-01-02T03:04:05Z", "attempts": 4, "connect_failure": "no way"}
+    log.write_text(json.dumps(failure, separators=(",", ":")) + "\n")
+
+    finding = (await found(tmp_path, lambda _: httpx.Response(401), log=log, provider=PROXY))["provider"]
+
+    assert finding.verdict is Verdict.ADVICE
+    assert finding.message == "the last request of the running proxy failed at 2026-01-02T03:04:05Z: no way"
+
+
 async def test_the_proxy_check_needs_an_address(tmp_path: Path) -> None:
     """The proxy at the default address may belong to another folder."""
     by_name = await found(tmp_path, lambda _: ready(), proxy=None)
@@ -182,10 +222,13 @@ async def test_the_proxy_check_needs_an_address(tmp_path: Path) -> None:
 
 
 async def test_an_unreachable_provider_is_a_failure(tmp_path: Path) -> None:
-    """The finding contains the kind of the error but not the key."""
+    """The finding contains the host and the reason but not the key."""
     by_name = await found(tmp_path, OPENAI_API_KEY=KEY)
 
-    assert (by_name["provider"].verdict, by_name["provider"].message) == (Verdict.FAILED, "Failed with ConnectError.")
+    assert (by_name["provider"].verdict, by_name["provider"].message) == (
+        Verdict.FAILED,
+        "cannot connect to api.openai.com: the connection failed",
+    )
     assert KEY not in repr(by_name)
 
 

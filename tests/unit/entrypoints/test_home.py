@@ -72,14 +72,15 @@ def test_an_announcement_is_valid_while_its_process_lives(home: Home) -> None:
     """An announcement of a dead process is ignored."""
     assert (home.running_address(), home.running_environ()) == (None, {})
     with home.claim():
-        home.announce("http://127.0.0.1:4242", {"IBEX_PORT": "1"})
+        home.announce("http://127.0.0.1:4242", {"IBEX_PORT": "1"}, "echo")
         assert home.running_address() == "http://127.0.0.1:4242"
         assert home.running_environ() == {"IBEX_PORT": "1"}
+        assert home.running_provider() == "echo"
         left_behind = (home.path / "running.json").read_text()
     assert not (home.path / "running.json").exists()
 
     (home.path / "running.json").write_text(left_behind)
-    assert home.running_address() is None
+    assert (home.running_address(), home.running_provider()) == (None, None)
     with home.claim():
         assert home.running_address() is None
 

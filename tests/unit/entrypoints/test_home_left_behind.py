@@ -64,7 +64,10 @@ def test_the_content_of_a_lock_file_is_ignored(home: Home, left: str) -> None:
     with home.claim(), pytest.raises(HomeInUseError) as raised, Home(home.path).claim():
         raise AssertionError("it must not get here")
 
-    expected = f"IBEX is already running in {home.path} (pid {os.getpid()}). Stop it, or pass another --home."
+    expected = (
+        f"IBEX already runs in {home.path} (pid {os.getpid()}). Stop it with Ctrl-C in its terminal or"
+        f" `kill -INT {os.getpid()}`. Start a second one with another folder: `ibex --home {home.path}2 dev`."
+    )
     assert str(raised.value) == expected
 
 
@@ -73,7 +76,7 @@ def test_a_failed_claim_does_not_affect_the_first(home: Home) -> None:
     with home.claim():
         home.announce("http://127.0.0.1:4242", {})
         other = Home(home.path)
-        with pytest.raises(HomeInUseError), other.claim():
+        with pytest.raises(HomeInUseError, match=r" at http://127\.0\.0\.1:4242 "), other.claim():
             raise AssertionError("it must not get here")
 
         assert other.running_address() == "http://127.0.0.1:4242"

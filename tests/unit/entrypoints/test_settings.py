@@ -86,6 +86,7 @@ def test_missing_settings_are_named_in_the_error() -> None:
             "port", "clickhouse_url", "database_url", "auth_address"
         )
     assert [line.split()[0] for line in str(raised.value).splitlines()] == ["IBEX_CLICKHOUSE_URL", "IBEX_AUTH_ADDRESS"]
+    assert raised.value.names == ["IBEX_CLICKHOUSE_URL", "IBEX_AUTH_ADDRESS"]
 
 
 NO_CREDENTIAL = [

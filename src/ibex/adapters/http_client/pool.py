@@ -12,6 +12,7 @@ import httpx
 from ibex.adapters.http_client.connection import READ_BYTES, Http1Connection
 from ibex.adapters.http_client.descriptors import has_no_descriptor
 from ibex.adapters.http_client.happy_eyeballs import connect, resolve
+from ibex.adapters.http_client.not_connected import not_connected
 
 if TYPE_CHECKING:
     from ibex.adapters.http_client.happy_eyeballs import Resolver
@@ -204,7 +205,7 @@ class ConnectionPool:
                 self._connecting.discard(task)
             waiter = self._next_waiter()
             if waiter is not None:
-                waiter.set_exception(_connect_error(error))
+                waiter.set_exception(_connect_error(error, self._origin))
             self._connect_for_waiters(connect_s)
         else:
             if task is not None:
@@ -240,12 +241,10 @@ class ConnectionPool:
         return asyncio.get_running_loop().time() - connection.idle_since
 
 
-def _connect_error(error: Exception) -> httpx.TransportError:
+def _connect_error(error: Exception, origin: Origin) -> httpx.TransportError:
     if isinstance(error, OSError) and has_no_descriptor(error):
         return httpx.PoolTimeout("no file descriptor is left for a connection")
-    if isinstance(error, TimeoutError):
-        return httpx.ConnectTimeout("the server did not accept the connection in time")
-    return httpx.ConnectError("could not connect to the server")
+    return not_connected(error, origin.host, origin.port)
 
 
 def _closed_error() -> httpx.ConnectError:

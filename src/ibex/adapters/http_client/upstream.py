@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 
 import httpx
 
+from ibex.adapters.http_client.not_connected import not_connected
 from ibex.adapters.http_client.transport import Http1Transport
 from ibex.domain.deadline import Deadline
 
@@ -159,8 +160,11 @@ class _HttpxUpstream:
             stream=httpx.ByteStream(body),
             extensions={"timeout": self._timeouts},
         )
-        async with Deadline(by):
-            response = await self._transport.handle_async_request(request)
+        try:
+            async with Deadline(by):
+                response = await self._transport.handle_async_request(request)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise not_connected(error, self._url.host, self._url.port) from None
         return HttpxResponse(response, by)
 
 

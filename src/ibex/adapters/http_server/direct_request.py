@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from uvicorn.protocols.http.flow_control import FlowControl
+    from uvicorn.server import ServerState
 
     from ibex.adapters.http_server.asgi import Headers, Message, Response
     from ibex.adapters.http_server.client_connection import Limits
@@ -87,9 +88,9 @@ class DirectRoutes:
             return None
         return DirectRequest(route, fields, body)
 
-    def client(self, request: DirectRequest, connection: Connection, default_headers: Headers) -> DirectClient:
+    def client(self, request: DirectRequest, connection: Connection) -> DirectClient:
         """Return the client of a request, which ``serve`` takes."""
-        return DirectClient(request, connection, default_headers, self._clock)
+        return DirectClient(request, connection, self._clock)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -106,6 +107,7 @@ class Connection(Protocol):
 
     transport: asyncio.Transport
     flow: FlowControl
+    server_state: ServerState
 
     def watch(self, on_left: Callable[[], None]) -> None:
         """Call ``on_left`` when the connection is lost before the response is complete."""
@@ -131,7 +133,7 @@ class DirectClient(ClientConnection):
     more_body = False
     message_event: Final = _NoEvent()
 
-    def __init__(self, request: DirectRequest, connection: Connection, default_headers: Headers, clock: Clock) -> None:
+    def __init__(self, request: DirectRequest, connection: Connection, clock: Clock) -> None:
         super().__init__(request.route.limits)
         self.route = request.route
         self.fields = request.fields
@@ -143,7 +145,7 @@ class DirectClient(ClientConnection):
         self._connection: Connection | None = connection
         self._transport = connection.transport
         self._flow = connection.flow
-        self._default_headers = default_headers
+        self._server_state = connection.server_state
         self._clock = clock
 
     def end(self) -> None:
@@ -213,7 +215,8 @@ class DirectClient(ClientConnection):
         added = common_headers(context, took_ms)
         if not self.keep_alive:
             added.append((b"connection", b"close"))
-        return response_head(status, [*self._default_headers, *fields, *added])
+        # Read now: uvicorn replaces the Date once a second, and the request may have taken longer (RFC 9110, 6.6.1).
+        return response_head(status, [*self._server_state.default_headers, *fields, *added])
 
     def _complete(self) -> None:
         self.response_complete = True

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from uvicorn._types import ASGI3Application, ASGIReceiveEvent
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    from uvicorn.server import ServerState
 
     from ibex.adapters.http_server.asgi import Headers, Message
     from ibex.domain.errors import IbexError
@@ -38,6 +39,8 @@ class ResponseCycle(RequestResponseCycle):
 
     refusal: IbexError | None = None
     """The error that ``receive`` raises, because the rest of the body cannot be read."""
+    server_state: ServerState
+    """Has the current default headers. The protocol sets it."""
     _held = b""
     _until_closed = False
 
@@ -89,7 +92,8 @@ class ResponseCycle(RequestResponseCycle):
         """Send the head of the response, or hold it until the body comes."""
         if self.more_body:
             self.keep_alive = False
-        fields, has_length = [*self.default_headers, *headers], False
+        # Not ``self.default_headers``, whose Date is that of the request's arrival (RFC 9110, section 6.6.1).
+        fields, has_length = [*self.server_state.default_headers, *headers], False
         for name, value in fields:
             if name == b"content-length":
                 self.expected_content_length, has_length = int(value), True

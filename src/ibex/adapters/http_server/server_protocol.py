@@ -185,6 +185,7 @@ class LimitedHttpProtocol(ClosableHttpProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         cycle.__class__ = ResponseCycle
+        cast("ResponseCycle", cycle).server_state = self.server_state
         self._running = cycle
         if self._table.is_draining and not self.pipeline:
             cycle.keep_alive = False
@@ -236,7 +237,7 @@ class LimitedHttpProtocol(ClosableHttpProtocol):
 
     def _serve_directly(self, routes: DirectRoutes, request: DirectRequest) -> None:
         self._table.enter(self, self._table.request)
-        client = routes.client(request, self, self.server_state.default_headers)
+        client = routes.client(request, self)
         self._running = self.cycle = cast("RequestResponseCycle", client)
         task = self.loop.create_task(routes.serve(client))
         task.add_done_callback(self.tasks.discard)

@@ -13,8 +13,10 @@ import httpx
 import msgspec
 
 from ibex.adapters.http_client.failures import UnreadableResponseError
+from ibex.adapters.http_client.not_connected import NotConnected
 from ibex.domain.errors import OverloadedError
 from ibex.domain.provider_errors import (
+    ProviderError,
     ProviderRateLimitedError,
     ProviderRefusal,
     ProviderRefusedError,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ibex.domain.errors import RetryableError
-    from ibex.domain.provider_errors import AttemptFacts, ProviderError
+    from ibex.domain.provider_errors import AttemptFacts
 
     _FromResponse = Callable[["ErrorResponse", "AttemptInfo"], ProviderError]
     _FromException = Callable[["AttemptInfo"], RetryableError]
@@ -67,7 +69,10 @@ def error_from_response(response: ErrorResponse, attempt: AttemptInfo) -> Provid
 
 def error_from_exception(failure: Exception, attempt: AttemptInfo) -> RetryableError:
     """Return the domain error for one of ``http_client.failures.FAILURES``."""
-    return next(make for kind, make in _BY_EXCEPTION.items() if isinstance(failure, kind))(attempt)
+    error = next(make for kind, make in _BY_EXCEPTION.items() if isinstance(failure, kind))(attempt)
+    if isinstance(error, ProviderError) and isinstance(failure, NotConnected):
+        error.connect_failure = str(failure)
+    return error
 
 
 def not_a_completion(attempt: AttemptInfo) -> ProviderUnavailableError:

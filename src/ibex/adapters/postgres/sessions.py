@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 from psycopg.types.json import Jsonb
-from sqlalchemy import Uuid, and_, bindparam, or_, select
+from sqlalchemy import ARRAY, Uuid, and_, any_, bindparam, or_, select
 
 from ibex.adapters.postgres.failures import domain_error
 from ibex.adapters.postgres.statements import Statement
@@ -23,7 +23,7 @@ from ibex.domain.record.received_responses import ReceivedResponse
 from ibex.domain.record.sessions import SessionStatus, SinkRefusedError, SinkUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from ibex.adapters.postgres.database import Database
@@ -59,6 +59,13 @@ _FIND = Statement(
         sessions.c.id.desc(),
     )
     .limit(1)
+)
+_HANDLES = Statement(
+    select(sessions.c.id, sessions.c.external_id).where(
+        sessions.c.org_id == bindparam("of_org"),
+        sessions.c.deleted_at.is_(None),
+        sessions.c.id == any_(bindparam("session_ids", type_=ARRAY(Uuid()))),
+    )
 )
 _TURNS = Statement(
     select(checkpoints)
@@ -170,6 +177,12 @@ class PostgresSessions:
             cursor = await _FIND.run(connection, of_org=org_id, session_id=_uuid(session), handle=session)
             row = await cursor.fetchone()
         return _session(row) if row is not None else None
+
+    async def handles(self, org_id: UUID, session_ids: Collection[UUID]) -> Mapping[UUID, str]:
+        """Return the handles of these sessions by id. Raises ``ServiceDegradedError``."""
+        async with self._database.transaction(org_id) as connection:
+            cursor = await _HANDLES.run(connection, of_org=org_id, session_ids=list(session_ids))
+            return {row["id"]: row["external_id"] for row in await cursor.fetchall()}
 
     async def turns(self, org_id: UUID, session_id: UUID) -> Sequence[TurnRecord]:
         """Return the turns of a session in order, or an empty list. Raises ``ServiceDegradedError``."""

@@ -27,6 +27,7 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     """The fields of an access line. Durations are in milliseconds. A field that is None is omitted.
 
     ``provider_status`` is set if the provider refused the proxy's key (401 or 403) rather than the request.
+    ``connect_failure`` names the provider's host and the reason if no connection to it was made.
     """
 
     event: str
@@ -51,6 +52,7 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     provider_request_id: str | None = None
     attempts: int | None = None
     provider_status: int | None = None
+    connect_failure: str | None = None
     streaming: bool | None = None
     complete: bool | None = None
     finish_reason: str | None = None
@@ -117,6 +119,7 @@ def _add_exchange(line: _Line, exchange: Exchange) -> None:
         line.model = exchange.model[:_MODEL_CHARACTERS]
     line.provider, line.provider_request_id = exchange.provider, exchange.provider_request_id
     line.attempts = exchange.attempts or None
+    line.connect_failure = exchange.connect_failure
     line.streaming, line.complete = exchange.is_streaming, exchange.is_complete
     line.finish_reason = summary.finish_reason
     line.input_tokens, line.output_tokens = summary.usage.input_tokens, summary.usage.output_tokens

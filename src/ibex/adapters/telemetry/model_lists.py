@@ -30,10 +30,11 @@ class ModelListTelemetry:
         """Log the first failure, without any text of the provider."""
         if provider not in self._failing:
             self._failing.add(provider)
-            status = error.provider_status if isinstance(error, ProviderError) else None
+            failed = error if isinstance(error, ProviderError) else None
             _LOG.warning(
                 "the provider did not list its models; GET /v1/models shows the last list, or configured names",
                 provider=provider,
                 error_code=error.code,
-                provider_status=status,
+                provider_status=failed and failed.provider_status,
+                connect_failure=failed and failed.connect_failure,
             )

@@ -68,6 +68,12 @@ class DirectiveDraft:
     created_at: datetime
 
 
+class NoDirectiveError(NotFoundError):
+    """The agent has no directive."""
+
+    default_message = "The agent has no directive."
+
+
 class DirectiveStore(Protocol):
     """Port: the store of directives. Every method raises ``ServiceDegradedError`` while the store is unavailable.
 
@@ -134,7 +140,7 @@ class ManageDirectives:
         """Return the directive. Raises ``NotFoundError`` if the agent has none."""
         state = await self._store.state(org_id, agent_id)
         if state is None:
-            raise _no_directive()
+            raise NoDirectiveError
         return state
 
     async def history(self, org_id: UUID, agent_id: UUID) -> Sequence[DirectiveVersion]:
@@ -182,19 +188,15 @@ class ManageDirectives:
         """Deactivate the directive until a version is set or rolled back to. Raises ``NotFoundError``."""
         state = await self._change(org_id, self._store.deactivate(org_id, agent_id))
         if state is None:
-            raise _no_directive()
+            raise NoDirectiveError
         return state
 
     async def _change(self, org_id: UUID, change: Coroutine[Any, Any, DirectiveState | None]) -> DirectiveState | None:
         return await self._changes.make(org_id, change)
 
 
-def _no_directive() -> NotFoundError:
-    return NotFoundError("The agent has no directive.")
-
-
 def _no_version(number: int, numbers: Collection[int]) -> NotFoundError:
     if not numbers:
-        return _no_directive()
+        return NoDirectiveError()
     there_are = f"there are 1 to {max(numbers)}" if max(numbers) > 1 else "there is only 1"
     return NotFoundError(f"The directive has no version {number}; {there_are}.")

@@ -217,8 +217,9 @@ class Admission:
         if self._refused.beyond and in_flight.caller is not None:
             self._refused.requests_counted(in_flight.caller.org_id, now, count, allowed=decision.allowed)
         if not decision.allowed:
+            limit = "1 request" if in_flight.limit_rpm == 1 else f"{in_flight.limit_rpm} requests"
             raise RateLimitedError(
-                f"The organization has reached its limit of {in_flight.limit_rpm} requests per minute. Retry later.",
+                f"The organization has reached its limit of {limit} per minute. Retry later.",
                 retry_after_s=decision.retry_after_s,
             )
 

@@ -288,6 +288,7 @@ class ProxyRequest:
         except ProviderError as error:
             if in_flight.directive is not None and error.detail and quotes(error.detail, in_flight.directive.text):
                 error.detail = None  # a refusal may repeat the request
+            in_flight.connect_failure = error.connect_failure
             in_flight.provider_answered(
                 error.attempts, error.provider_request_id, error.provider_status, error.processing_ms
             )

@@ -92,6 +92,7 @@ class Exchange:
     for a success. ``emitter_seq`` counts from 1 without gaps in the process ``emitter_id``, and is 0 for an exchange
     that is not recorded individually. ``repeated`` is the number of requests that the exchange stands for: more than 1
     only for aggregated refusals (``aggregated_refusals``). ``operation`` is the name of the operation.
+    ``connect_failure`` names the provider's host and the reason if no connection to it was made.
     """
 
     id: UUID
@@ -119,6 +120,7 @@ class Exchange:
     auth_cached: bool = False
     repeated: int = 1
     operation: str = ""
+    connect_failure: str | None = None
 
 
 def provider_span_id(exchange_id: UUID) -> int:

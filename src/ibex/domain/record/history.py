@@ -9,7 +9,7 @@ from ibex.domain.record.sessions import Turn
 from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime, timedelta
     from uuid import UUID
 
@@ -53,6 +53,9 @@ class SessionHistory(Protocol):
 
     async def find(self, org_id: UUID, session: str) -> SessionRecord | None:
         """Return the session with this id, or the latest with this handle. Return None if neither exists."""
+
+    async def handles(self, org_id: UUID, session_ids: Collection[UUID]) -> Mapping[UUID, str]:
+        """Return the handles of these sessions by id, without those that do not exist."""
 
     async def turns(self, org_id: UUID, session_id: UUID) -> Sequence[TurnRecord]:
         """Return the turns of a session in order; empty if there is no such session."""

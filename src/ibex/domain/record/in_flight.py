@@ -73,6 +73,7 @@ class InFlightExchange:
     attempts: int = 0
     provider_status: int | None = None
     processing_ms: int | None = None
+    connect_failure: str | None = None
     is_streaming: bool = False
     messages_hash: str | None = None
     auth_cached: bool = False

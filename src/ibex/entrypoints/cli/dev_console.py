@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import rich_click as click
@@ -15,9 +16,11 @@ from ibex.entrypoints.untrusted_text import sanitize_line
 
 if TYPE_CHECKING:
     from ibex.domain.record.exchange import Exchange
+    from ibex.domain.record.summary import Usage
     from ibex.entrypoints.home import FirstInstallation
     from ibex.entrypoints.settings import Settings
 
+_GUIDE: Final = "docs/quick-start.md"
 _NS_IN_MS: Final = 1_000_000
 _COLOURS: Final = {2: "green", 4: "yellow", 5: "red"}
 _QUESTION: Final = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "What is an ibex?"}]}
@@ -74,7 +77,11 @@ answer = client.chat.completions.create(
 )
 print(answer.choices[0].message.content)
 
-Next: {self._command} chat, directive show {installation.agent_name}, traces tail. Ctrl-C stops IBEX and its servers.
+{click.style("Next:", bold=True)}
+
+{_suggestions(self._command, installation.agent_name)}
+
+{_guide()}Ctrl-C stops IBEX and its servers.
 Another port: {self._command} dev --port 9000, or make run ARGS="--port 9000".
 """
         )
@@ -103,7 +110,7 @@ Another port: {self._command} dev --port 9000, or make run ARGS="--port 9000".
             click.style(str(exchange.status), fg=_COLOURS.get(exchange.status // 100)),
             f"{sanitize_line(exchange.model or '-')}{' stream' if exchange.is_streaming else ''}",
             f"session {sanitize_line(exchange.session.handle) if exchange.session else '-'}",
-            f"tokens {_count(usage.input_tokens)}→{_count(usage.output_tokens)}",
+            f"tokens {_tokens(usage)}",
             f"total {timings.total_ns / _NS_IN_MS:.1f} ms",
             f"overhead {timings.overhead_ns / _NS_IN_MS:.1f} ms",
         ]
@@ -113,6 +120,8 @@ Another port: {self._command} dev --port 9000, or make run ARGS="--port 9000".
             parts.append(f"directive {exchange.directive.version}@{exchange.directive.sha256[:8]}")
         if exchange.error_code is not None:
             parts.append(click.style(exchange.error_code, fg="red"))
+        if exchange.connect_failure is not None:
+            parts.append(f"({sanitize_line(exchange.connect_failure)})")
         if not journaled and exchange.caller is not None:
             parts.append(click.style("not journaled", fg="red"))
         self._print("  ".join(parts))
@@ -124,7 +133,30 @@ Another port: {self._command} dev --port 9000, or make run ARGS="--port 9000".
 def _port_note(address: str, settings: Settings) -> str:
     """Return a note if another port is used because the one of the settings is taken, else an empty string."""
     is_other_port = settings.port != 0 and not address.endswith(f":{settings.port}{settings.base_path}")
-    return f"   (port {settings.port} is taken)" if is_other_port else ""
+    return f"   (port {settings.port} is taken; --port chooses another)" if is_other_port else ""
+
+
+def _suggestions(command: str, agent: str) -> str:
+    """Return commands to try next, each on a line that can be pasted."""
+    suggested = {
+        'chat "Hello"': "sends a prompt",
+        "traces tail": "the latest requests",
+        f"directive show {agent}": "what IBEX adds to each request",
+        "doctor": "what does not work, and what to do",
+    }
+    width = max(map(len, suggested))
+    return "\n".join(f"{command} {arguments:<{width}}  # {about}" for arguments, about in suggested.items())
+
+
+def _guide() -> str:
+    """Return the page to read next, which a clone has; "" for an installed wheel."""
+    return f"Read {_GUIDE}. " if Path(_GUIDE).is_file() else ""
+
+
+def _tokens(usage: Usage) -> str:
+    if usage.input_tokens is None and usage.output_tokens is None:
+        return "-"
+    return f"{_count(usage.input_tokens)}→{_count(usage.output_tokens)}"
 
 
 def _count(tokens: int | None) -> str:

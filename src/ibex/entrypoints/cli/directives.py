@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import rich_click as click
 
-from ibex.domain.directives.diff import Basis
+from ibex.domain.directives.diff import NO_NEWLINE, Basis
+from ibex.domain.directives.management import NoDirectiveError
 from ibex.domain.directives.model import MAX_TEXT_BYTES, InjectionMode
+from ibex.domain.errors import NotFoundError
 from ibex.entrypoints.cli.output import Row, display, json_option, org_option, show_one, show_rows
 from ibex.entrypoints.untrusted_text import sanitize
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from typing import TextIO
     from uuid import UUID
 
+    from ibex.domain.directives.diff import DirectiveDiff
     from ibex.domain.directives.management import DirectiveState, DirectiveVersion, ManageDirectives
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
@@ -116,8 +120,7 @@ def history(invocation: Invocation, agent: str, org: str | None, *, as_json: boo
 
     versions, state = _run(invocation, agent, org, work)
     rows = [_history_row(version, state, as_json=as_json) for version in versions]
-    empty = "The agent has no directive. Set one with `ibex directive set`."
-    show_rows(rows, as_json=as_json, empty=empty, columns=_HISTORY_COLUMNS, spare=("receipt",))
+    show_rows(rows, as_json=as_json, empty=_no_directive(agent), columns=_HISTORY_COLUMNS, spare=("receipt",))
 
 
 @directive.command("diff")
@@ -140,13 +143,14 @@ def diff(
     if found.basis in _COMPARED:
         version = f"version {found.after.number}"
         if found.before is None:
-            click.echo(f"There is no earlier version to compare {version} with.")
+            click.echo(f"{version.capitalize()} is the first one:")
         else:
             click.echo(_COMPARED[found.basis].format(before=f"version {found.before.number}", after=version))
     colour = False if invocation.environ.get("NO_COLOR") else None  # None: on a terminal
-    for line in (f"--- {_side(found.before)}", f"+++ {_side(found.after)}"):
-        click.secho(line, bold=True, color=colour)
-    for line in found.lines:
+    for sign, side in (("---", found.before), ("+++", found.after)):
+        if side is not None:
+            click.secho(f"{sign} {_side(side)}", bold=True, color=colour)
+    for line in _shown_lines(found):
         click.secho(sanitize(line), fg=_COLOURS.get(line[0]), color=colour)
     if not found.lines:
         click.echo("The texts are equal.")
@@ -205,7 +209,10 @@ def _run(
     async def run(use_cases: Administration) -> T:
         organization = await invocation.organization(use_cases, org)
         found = await invocation.agent(use_cases, organization, agent)
-        return await work(use_cases.directives, organization.id, found.id)
+        try:
+            return await work(use_cases.directives, organization.id, found.id)
+        except NoDirectiveError:
+            raise NotFoundError(_no_directive(found.name)) from None
 
     return invocation.administer(run)
 
@@ -218,13 +225,49 @@ def _change(
     *,
     as_json: bool,
 ) -> None:
-    """Change the directive and print its new state, without the text."""
-    show_one(_state_row(_run(invocation, agent, org, work)), as_json=as_json)
+    """Change the directive, and print what has changed and the new state, without the text."""
+
+    async def change(
+        directives: ManageDirectives, org_id: UUID, agent_id: UUID
+    ) -> tuple[DirectiveState | None, DirectiveState]:
+        try:
+            before = await directives.show(org_id, agent_id)
+        except NoDirectiveError:
+            before = None
+        return before, await work(directives, org_id, agent_id)
+
+    before, after = _run(invocation, agent, org, change)
+    if not as_json:
+        click.echo(f"{_changed(agent, before, after)}\n")
+    show_one(_state_row(after), as_json=as_json)
 
 
-def _side(version: DirectiveVersion | None) -> str:
-    if version is None:
-        return "nothing"
+def _changed(agent: str, before: DirectiveState | None, after: DirectiveState) -> str:
+    """Return what a change has changed, in one line."""
+    now = _in_force(after)
+    if before is not None and (before.is_active, before.version.id) == (after.is_active, after.version.id):
+        state = f"Version {now} is in force already" if after.is_active else "The directive is inactive already"
+        return f"{state}; nothing was changed."
+    previous = _in_force(before)
+    state = f"version {now} is in force" if after.is_active else "no directive is in force"
+    return f"{agent}: {state} (before: {previous})."
+
+
+def _in_force(state: DirectiveState | None) -> str:
+    return _version_row(state.version)["receipt"] if state is not None and state.is_active else "none"
+
+
+def _no_directive(agent: str) -> str:
+    return f"The agent {agent!r} has no directive. Set one with `ibex directive set {shlex.quote(agent)} TEXT`."
+
+
+def _shown_lines(found: DirectiveDiff[DirectiveVersion]) -> Sequence[str]:
+    """Return the lines to print. Whether a text ends with a newline is only shown if the other one differs in it."""
+    ends = {version.text.endswith("\n") for version in (found.before, found.after) if version is not None}
+    return found.lines if len(ends) > 1 else [line for line in found.lines if line != NO_NEWLINE]
+
+
+def _side(version: DirectiveVersion) -> str:
     row = _version_row(version)
     mode = f" ({row['mode']})" if row["mode"] else ""
     return f"version {row['receipt']}{mode} of {display(row['created_at'])} by {display(row['author'])}"

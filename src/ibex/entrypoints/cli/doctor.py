@@ -52,6 +52,7 @@ def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:
         proxy=url or running or _chosen_address(invocation, settings),
         journal=Path(settings.journal_dir) if running is None else invocation.home.journal,
         log=invocation.home.log if running is not None else None,
+        provider=invocation.home.running_provider(),
         token=installation.agent_token if running is not None and installation is not None else None,
     )
     found = [

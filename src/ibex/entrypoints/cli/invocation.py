@@ -141,7 +141,8 @@ class Invocation:
         try:
             yield
         except MissingSettingError as missing:
-            raise MissingSettingError("\n".join(filter(None, (str(missing), self.ignored_dotenv(), hint)))) from None
+            message = "\n".join(filter(None, (str(missing), self.ignored_dotenv(), hint)))
+            raise MissingSettingError(message, missing.names) from None
 
     def ignored_dotenv(self) -> str:
         """Return a message if ``.env`` exists but is not read, as in production; else an empty string."""
@@ -184,7 +185,8 @@ class Invocation:
         except MissingSettingError as missing:
             if self.in_production:
                 raise
-            raise NoInstanceError(f"{self.no_instance()}\nOr configure servers elsewhere: {missing}") from None
+            elsewhere = f"To use servers elsewhere, set {', '.join(missing.names)} (docs/configuration.md)."
+            raise NoInstanceError(f"{self.no_instance()}\n{elsewhere}") from None
 
     def _epoch_file(self) -> Path | None:
         """Return the epoch's file of the instance in the home folder; None if changes go to other databases."""
@@ -195,8 +197,10 @@ class Invocation:
     def no_instance(self) -> str:
         """Return the message that no instance runs in the home folder, with the command that starts one."""
         missing = "" if self.home.may_exist() else " (the directory does not exist)"
-        option = "" if self.home.path == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(self.home.path))}"
-        return f"No IBEX instance runs in {self.home.path}{missing}. Start one: `ibex{option} dev`."
+        start = f"`ibex --home {shlex.quote(str(self.home.path))} dev`"
+        if self.home.path == Path(DEFAULT_HOME):
+            start = "`ibex dev`, or `make run` in a clone of IBEX"
+        return f"No IBEX instance runs in {self.home.path}{missing}. Start one: {start}."
 
     async def organization(self, use_cases: Administration, wanted: str | None) -> Organization:
         """Return the organization with this id or name; if None, the first one of the home folder, or the only one.

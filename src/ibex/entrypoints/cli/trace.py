@@ -46,7 +46,8 @@ class _Found:
 def show_trace(invocation: Invocation, request: str, org: str | None, *, as_json: bool) -> None:
     """Show everything that is recorded about a request. REQUEST is its id, from the response header X-Request-ID.
 
-    If a client has used the same id for several requests, all of them are shown, the latest first.
+    Under "IBEX itself", "other" is the rest: mainly reading and parsing the body, and recording the request. If a
+    client has used the same id for several requests, all of them are shown, the latest first.
     """
     request_id = parse_uuid(request)
 
@@ -54,6 +55,8 @@ def show_trace(invocation: Invocation, request: str, org: str | None, *, as_json
         organization = await invocation.organization(use_cases, org)
         traces = await use_cases.traces.find(organization.id, request_id)
         if not traces:
+            if await use_cases.sessions.find(organization.id, str(request_id)) is not None:
+                raise NotFoundError(f"{request_id} is a session. `ibex sessions show {request_id}` shows its requests.")
             raise NotFoundError(
                 f"There is no trace of request {request_id} in the organization {organization.name!r}. A trace appears"
                 " half a second after its request ends. A request that was refused with 401 can have none."
@@ -96,8 +99,9 @@ def answer_ms(trace: Trace) -> float:
 
 
 def tokens_of(trace: Trace) -> str | None:
-    """Return the input and output tokens; None for a request that did not reach a provider."""
-    return f"{trace.input_tokens}→{trace.output_tokens}" if trace.provider else None
+    """Return the input and output tokens; None for a request that used none, as far as is known."""
+    is_known = trace.provider and (trace.input_tokens or trace.output_tokens)
+    return f"{trace.input_tokens}→{trace.output_tokens}" if is_known else None
 
 
 async def _complete(use_cases: Administration, organization: Organization, trace: Trace) -> _Found:
@@ -171,10 +175,10 @@ def _directive(found: _Found) -> Mapping[str, str]:
 
 def _record(found: _Found) -> Mapping[str, str]:
     trace, session = found.trace, found.session
-    rows = {"session": _id(trace.session_id)}
+    rows = {"session id": _id(trace.session_id)}
     if session is not None:
         turns = f"{display(found.turn_index)}, of {session.turn_count} so far; the session is {session.status.value}"
-        rows |= {"handle": display(session.handle), "turn": turns}
+        rows = {"session": display(session.handle), "turn": turns, **rows}
     process = f"{trace.emitter_id}, number {trace.emitter_seq}"
     return {**rows, "checkpoint": _id(trace.checkpoint_id), "process": process}
 
@@ -185,6 +189,7 @@ def _id(found: UUID) -> str:
 
 def _times(trace: Trace) -> Mapping[str, float]:
     """Return the durations to print, in milliseconds: the total, its three parts, and the stages of the first part."""
+    stages = trace.auth_ms + trace.rate_limit_ms + trace.directive_ms + trace.inject_ms
     return {
         "total": trace.total_latency_ms,
         "IBEX itself": trace.proxy_overhead_ms,
@@ -192,6 +197,7 @@ def _times(trace: Trace) -> Mapping[str, float]:
         "  rate limit": trace.rate_limit_ms,
         "  directive": trace.directive_ms,
         "  inject": trace.inject_ms,
+        "  other": max(0.0, trace.proxy_overhead_ms - stages),
         "first byte": trace.provider_ttfb_ms,
         "answer": answer_ms(trace),
     }

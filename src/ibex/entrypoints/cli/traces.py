@@ -18,7 +18,8 @@ from ibex.entrypoints.cli.tables import terminal_width
 from ibex.entrypoints.cli.trace import answer_ms, show_trace, tokens_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from uuid import UUID
 
     from ibex.domain.record.history import EmitterRecord, ModelSummary, TimeSlice
     from ibex.domain.record.traces import Trace
@@ -41,10 +42,9 @@ _TAIL_COLUMNS: Final = {
     "proxy_overhead_ms": "overhead",
     "directive": "directive",
     "request_id": "request",
-    "session_id": "session id (internal)",
+    "session": "session",
 }
 _NO_TRACES: Final = "There is no trace yet. Each request to the proxy leaves one."
-_TAIL_SPARE: Final = ("provider_ttfb_ms", "directive")
 _SUMMARY_COLUMNS: Final = {
     "model": "model",
     "provider": "provider",
@@ -118,22 +118,28 @@ def traces() -> None:
 def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, as_json: bool) -> None:
     """Show the latest requests, the newest last. `ibex traces show` takes the id in the column "request".
 
-    A trace contains the id of its session, not the client's handle (X-IBEX-Session-ID). `ibex sessions show` takes
-    either and shows both. With -f, traces appear in the order in which they are stored: when their requests end.
+    The session is the client's handle (X-IBEX-Session-ID), or its id while it is not stored yet; `ibex sessions show`
+    takes either. With -f, traces appear in the order in which they are stored: when their requests end.
     """
 
     async def work(use_cases: Administration) -> None:
         organization = await invocation.organization(use_cases, org)
+
+        async def rows_of(found: Sequence[Trace]) -> list[Row]:
+            if as_json or not found:
+                return [asdict(trace) for trace in found]
+            handles = await use_cases.sessions.handles(organization.id, {trace.session_id for trace in found})
+            return [_trace_row(trace, handles) for trace in found]
+
         if not follow:
             found = await use_cases.traces.tail(organization.id, limit)
-            rows = [_trace_row(trace, as_json=as_json) for trace in found]
-            show_rows(rows, as_json=as_json, empty=_NO_TRACES, columns=_TAIL_COLUMNS, spare=_TAIL_SPARE)
+            show_rows(await rows_of(found), as_json=as_json, empty=_NO_TRACES, columns=_TAIL_COLUMNS)
             return
         following = TraceFollower(use_cases.traces, organization.id)
         found = await following.begin(limit)
-        table = GrowingTable(_TAIL_COLUMNS, _TAIL_SPARE)
+        table = GrowingTable(_TAIL_COLUMNS)
         while True:
-            rows = [_trace_row(trace, as_json=as_json) for trace in found]
+            rows = await rows_of(found)
             if as_json:
                 for row in rows:
                     write_json(row)
@@ -265,16 +271,13 @@ def _emitter_row(found: EmitterRecord) -> Row:
     return {**asdict(found), "still_writing": datetime.now(UTC) - found.last_completed_at < _RECENT}
 
 
-def _trace_row(trace: Trace, *, as_json: bool) -> Row:
-    row = asdict(trace)
-    if as_json:
-        return row
+def _trace_row(trace: Trace, handles: Mapping[UUID, str]) -> Row:
     return {
-        **row,
+        **asdict(trace),
         "error_code": f"{trace.error_code} x{trace.repeated:,}" if trace.repeated > 1 else trace.error_code,
         "tokens": tokens_of(trace),
         "provider_ttfb_ms": trace.provider_ttfb_ms or None,
         "directive": trace.directive_hash[:8],
         # A request without a checkpoint did not reach the provider, so its session might not exist.
-        "session_id": trace.session_id if trace.checkpoint_id.int else None,
+        "session": handles.get(trace.session_id, trace.session_id) if trace.checkpoint_id.int else None,
     }

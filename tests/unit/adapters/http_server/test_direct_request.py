@@ -85,6 +85,21 @@ class Served:
         return self.transport.written
 
 
+@pytest.mark.parametrize("more", [(), (b"Connection: keep-alive, upgrade",)], ids=["direct", "ASGI"])
+async def test_the_date_is_that_of_the_response(more: tuple[bytes, ...]) -> None:
+    """A response to a request that takes seconds has the time at which it begins (RFC 9110, section 6.6.1)."""
+    served = Served(HttpScene())
+    served.state.default_headers = [(b"date", b"when the request arrived")]
+    served.protocol.data_received(chat(REQUEST, *more))
+    served.state.default_headers = [(b"date", b"when the response began")]
+
+    written = await served.answer()
+
+    assert b"date: when the response began\r\n" in written
+    assert written.count(b"date: ") == 1
+    served.protocol.connection_lost(None)
+
+
 def test_a_request_in_one_read_is_direct() -> None:
     """Names are in lower case, and the body is what follows the head."""
     request = parsed(message())

@@ -57,6 +57,15 @@ def test_a_proxied_request_has_all_fields() -> None:
     ]
 
 
+def test_a_provider_that_was_not_reached_is_named() -> None:
+    """The line has the host and the reason."""
+    failure = "cannot connect to api.openai.com: name not resolved"
+    with logged() as lines:
+        write_access_line("POST", CHAT, 503, 1, exchange=an_exchange(connect_failure=failure), caller=None)
+
+    assert lines[0]["connect_failure"] == failure
+
+
 def test_a_request_without_an_exchange_has_fewer_fields() -> None:
     """The caller's ids are included if there is a caller."""
     with logged() as lines:

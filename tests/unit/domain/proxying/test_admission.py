@@ -212,7 +212,7 @@ async def test_a_request_over_the_limit_gets_a_retry_delay() -> None:
     door.tokens.answer = principal(rate_limit_rpm=1)
     await door.knock()
 
-    with pytest.raises(RateLimitedError, match="limit of 1 requests per minute") as raised:
+    with pytest.raises(RateLimitedError, match="limit of 1 request per minute") as raised:
         await door.knock()
     assert raised.value.retry_after_s == 55
     assert door.in_flight.rate_limit is not None

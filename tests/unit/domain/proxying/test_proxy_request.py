@@ -430,6 +430,19 @@ async def test_a_response_with_the_finish_reason_error_is_recorded_as_a_failure(
     assert scene.exchange.summary.usage.input_tokens == 11
 
 
+async def test_the_reason_why_the_provider_was_not_reached_is_recorded() -> None:
+    """Only operators see it: the error's message stays the same."""
+    error = ProviderUnavailableError(attempts=4)
+    error.connect_failure = "cannot connect to api.openai.com: name not resolved"
+    scene = scene_of(error)
+
+    reply = await scene.use_case()(scene.call())
+
+    assert isinstance(reply, RefusedResponse)
+    assert reply.error.message == ProviderUnavailableError.default_message
+    assert scene.exchange.connect_failure == error.connect_failure
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"<html>busy</html>", b"[]", b'{"error": {"message": "secret words", "type": "server_error"}}', b"\xff"],

@@ -68,13 +68,22 @@ def test_a_request_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_refusal_shows_its_error_code(capsys: pytest.CaptureFixture[str]) -> None:
-    """Unknown values are a dash or a question mark."""
+    """Unknown values are a dash."""
     refused = a_refusal(error_code=ErrorCode.AGENT_SUSPENDED)
     DevConsole(".ibex").recorded(refused, journaled=False)
 
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("403  -  session -  tokens ?→?")
+    assert line.startswith("403  -  session -  tokens -")
     assert line.endswith("AGENT_SUSPENDED  not journaled")
+
+
+def test_a_provider_that_was_not_reached_is_named_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    """The operator learns what to check."""
+    failure = "cannot connect to api.openai.com: name not resolved"
+    failed = an_exchange(status=503, error_code=ErrorCode.PROVIDER_UNAVAILABLE, connect_failure=failure)
+    DevConsole(".ibex").recorded(failed, journaled=True)
+
+    assert capsys.readouterr().out.rstrip().endswith(f"PROVIDER_UNAVAILABLE  ({failure})")
 
 
 def test_start_and_stop_are_announced(capsys: pytest.CaptureFixture[str]) -> None:

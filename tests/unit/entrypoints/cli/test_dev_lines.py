@@ -15,6 +15,8 @@ from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ibex.domain.record.exchange import Exchange
 
 TOKEN = "ibex_pat_canary"
@@ -96,7 +98,7 @@ def test_a_port_that_is_taken_is_reported(
     DevConsole(".ibex").ready(address, INSTALLATION, settings)
 
     banner = capsys.readouterr().out
-    assert (f"(port {port} is taken)" in banner) is is_said
+    assert (f"(port {port} is taken; --port chooses another)" in banner) is is_said
     assert f"curl {address}/v1/chat/completions" in banner
     assert f'base_url="{address}/v1"' in banner
 
@@ -106,5 +108,20 @@ def test_suggested_commands_repeat_the_invocation(capsys: pytest.CaptureFixture[
     DevConsole("else", ".venv/bin/ibex --home else").ready("http://127.0.0.1:8080", INSTALLATION, Settings())
 
     banner = capsys.readouterr().out
-    assert "Next: .venv/bin/ibex --home else chat, directive show assistant" in banner
+    for command in ('chat "Hello"', "traces tail ", "directive show assistant ", "doctor "):
+        assert f"\n.venv/bin/ibex --home else {command}" in banner
     assert "else/proxy.log" in banner
+
+
+@pytest.mark.parametrize("is_clone", [True, False])
+def test_the_next_page_is_named_if_it_exists(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, is_clone: bool
+) -> None:
+    """A wheel contains no documentation."""
+    (tmp_path / "docs").mkdir()
+    if is_clone:
+        (tmp_path / "docs" / "quick-start.md").touch()
+    monkeypatch.chdir(tmp_path)
+    DevConsole(".ibex").ready("http://127.0.0.1:8080", INSTALLATION, Settings())
+
+    assert ("Read docs/quick-start.md." in capsys.readouterr().out) is is_clone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ def test_a_text_is_read_from_a_file_or_standard_input(
         (["set", "one", "--file", "/dev/zero"], 2, "/dev/zero is too long. A directive has 1 to 32,768 bytes."),
         (["set", "one", "--file", "/bin/true"], 2, "is not valid UTF-8"),
         (["set", "nobody", "text"], 1, "no agent"),
-        (["show", "one"], 1, "has no directive"),
+        (["show", "one"], 1, "The agent 'one' has no directive. Set one with `ibex directive set one TEXT`."),
         (["rollback", "one", "1"], 1, "has no directive"),
         (["rollback", "one", "0"], 2, "0"),
         (["deactivate", "one"], 1, "has no directive"),
@@ -76,7 +77,9 @@ def test_an_invalid_command_is_an_error(ibex: CliScene, arguments: list[str], co
 
     assert done.code == code
     assert said in done.err
-    assert ibex.run("directive", "history", "one").out.startswith("The agent has no directive. ")
+    assert ibex.run("directive", "history", "one").out == (
+        "The agent 'one' has no directive. Set one with `ibex directive set one TEXT`.\n"
+    )
 
 
 def test_a_rollback_keeps_the_history(ibex: CliScene) -> None:
@@ -165,12 +168,56 @@ def test_a_diff_compares_two_versions(ibex: CliScene) -> None:
     assert ibex.run("directive", "diff", "one", "1", "4").code == 1
 
 
+def test_a_missing_newline_at_the_end_is_shown_only_if_it_differs(ibex: CliScene) -> None:
+    """A text from the command line has none, so a note about it would be in most comparisons."""
+    for text in ("Be brief.", "Be kind.", "Be kind.\n"):
+        ibex.run("directive", "set", "one", text)
+
+    assert "No newline" not in ibex.run("directive", "diff", "one", "1", "2").out
+    assert "+Be kind.\n" in ibex.run("directive", "diff", "one", "1", "2").out
+    assert "-Be kind.\n\\ No newline at end of file\n+Be kind.\n" in ibex.run("directive", "diff", "one", "2", "3").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("set one brief", "one: version 3@{new} is in force (before: 2@{second})."),
+        ("set one second", "Version 2@{second} is in force already; nothing was changed."),
+        ("set one second --mode user_prepend", "one: version 3@{second} is in force (before: 2@{second})."),
+        ("rollback one 1", "one: version 1@{first} is in force (before: 2@{second})."),
+        ("rollback one 2", "Version 2@{second} is in force already; nothing was changed."),
+        ("deactivate one", "one: no directive is in force (before: 2@{second})."),
+    ],
+)
+def test_a_change_says_first_what_it_changed(ibex: CliScene, arguments: str, said: str) -> None:
+    """A change that changes nothing looks different. The fields follow."""
+    for text in ("first", "second"):
+        ibex.run("directive", "set", "one", text)
+
+    lines = ibex.run("directive", *arguments.split()).out.splitlines()
+
+    hashes = {name: hashlib.sha256(name.encode()).hexdigest()[:8] for name in ("first", "second")}
+    assert lines[0] == said.format(new=hashlib.sha256(b"brief").hexdigest()[:8], **hashes)
+    assert (lines[1], lines[2].split()[0]) == ("", "agent_id")
+
+
+def test_a_change_from_no_directive_says_so(ibex: CliScene) -> None:
+    """The first version has none before it, nor has one that ends a deactivation."""
+    assert "in force (before: none)." in ibex.run("directive", "set", "one", "first").out.splitlines()[0]
+    ibex.run("directive", "deactivate", "one")
+    assert ibex.run("directive", "deactivate", "one").out.startswith(
+        "The directive is inactive already; nothing was changed.\n"
+    )
+    assert "in force (before: none)." in ibex.run("directive", "rollback", "one", "1").out.splitlines()[0]
+
+
 def test_a_diff_of_the_first_version_adds_all_lines(ibex: CliScene) -> None:
     """There is no earlier version to compare with."""
     ibex.run("directive", "set", "one", TEXT)
 
     out = ibex.run("directive", "diff", "one").out
-    assert out.startswith("There is no earlier version to compare version 1 with.\n--- nothing\n+++ version 1@")
+    assert out.startswith("Version 1 is the first one:\n+++ version 1@")
+    assert out.endswith(f"\n+{TEXT}\n")
     assert ibex.run("directive", "diff", "one", "--json").json["before"] is None
 
 

@@ -153,17 +153,18 @@ def test_the_default_address_is_not_checked_without_a_running_proxy(ibex: CliSce
     assert surroundings(ibex, {}, "--url", "http://else:1").proxy == "http://else:1"
 
 
-def test_a_running_proxy_is_found_with_its_log_and_token(ibex: CliScene) -> None:
+def test_a_running_proxy_is_found_with_its_log_provider_and_token(ibex: CliScene) -> None:
     """Without a running proxy, the log and the token of the folder are not used."""
     installation = ibex.install()
     around = surroundings(ibex, {})
-    assert (around.proxy, around.log, around.token) == (None, None, None)
+    assert (around.proxy, around.log, around.provider, around.token) == (None, None, None, None)
     with ibex.home.claim():
-        ibex.home.announce("http://127.0.0.1:9", {})
+        ibex.home.announce("http://127.0.0.1:9", {}, "echo")
         around = surroundings(ibex, {})
-    assert (around.proxy, around.log, around.token) == (
+    assert (around.proxy, around.log, around.provider, around.token) == (
         "http://127.0.0.1:9",
         ibex.home.log,
+        "echo",
         installation.agent_token,
     )
 

@@ -156,7 +156,7 @@ def test_a_session_contains_its_turns(ibex: CliScene) -> None:
         ),
         (
             "traces tail",
-            "requested status error model tokens ttfb ms total ms overhead directive request session id (internal)",
+            "requested status error model tokens ttfb ms total ms overhead directive request session",
             [
                 "200",
                 "-",
@@ -204,13 +204,13 @@ def test_a_table_has_headings_and_a_line_for_each_result(
     [
         ("org create other --rpm 0", "id", "rate_limit_rpm  0"),
         ("agent create other", "id", "status      active"),
-        ("directive set one Rhyme.", "agent_id", "is_active   yes"),
-        ("directive deactivate one", "agent_id", "is_active   no"),
+        ("directive set one Rhyme.", "one: version 2@", "is_active   yes"),
+        ("directive deactivate one", "one: no directive", "is_active   no"),
         (BOOTSTRAP, "org_id", "agent_token    ibex_pat_"),
     ],
 )
 def test_one_result_has_a_line_for_each_field(ibex: CliScene, command: str, first: str, shown: str) -> None:
-    """The id is first. An unlimited rate is shown as 0."""
+    """The id, or what was changed, is first. An unlimited rate is shown as 0."""
     out = ibex.run(*command.split()).out
 
     assert out.startswith(first)

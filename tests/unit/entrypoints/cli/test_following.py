@@ -79,7 +79,7 @@ def test_ctrl_c_ends_following_with_exit_code_0(ibex: CliScene, watched: Watched
     assert (done.code, done.err) == (0, "")
     headings, *rows = done.out.splitlines()
     assert headings.startswith("requested")
-    assert {row.index(str(UUID(int=8))) for row in rows} == {headings.index("session id (internal)")}
+    assert {row.index(str(UUID(int=8))) for row in rows} == {headings.rindex("session")}
     lines = [row.split() for row in rows]
     assert [(line[2], line[4], line[5]) for line in lines] == [("200", "gpt-4o", "11→7")] * 2
     (asked,) = watched.asked

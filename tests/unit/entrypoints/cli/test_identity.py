@@ -33,16 +33,14 @@ def test_the_rate_limit_of_an_organization_is_changed(ibex: CliScene) -> None:
     made = ibex.run("org", "create", "acme", "--rpm", "60", "--json").json
     ibex.run("org", "create", "globex", "--rpm", "7")
 
-    said = [
-        ibex.run("org", "set", name, *limit).out
-        for name, *limit in (("acme", "--rpm", "100"), (made["id"], "--rpm", "0"), ("acme", "--default-rpm"))
-    ] + [ibex.run("org", "set", "acme", "--rpm", "1").out]
+    limits = (("acme", "--rpm", "100"), (made["id"], "--rpm", "0"), ("acme", "--rpm", "1"), ("acme", "--default-rpm"))
+    said = [ibex.run("org", "set", name, *limit).out for name, *limit in limits]
 
     assert said == [
         "acme: 100 requests per minute (before: 60 requests per minute).\n",
         "acme: unlimited (before: 100 requests per minute).\n",
-        "acme: the default limit, IBEX_RATE_LIMIT_DEFAULT_RPM (before: unlimited).\n",
-        "acme: 1 request per minute (before: the default limit, IBEX_RATE_LIMIT_DEFAULT_RPM).\n",
+        "acme: 1 request per minute (before: unlimited).\n",
+        "acme: the default limit, IBEX_RATE_LIMIT_DEFAULT_RPM (before: 1 request per minute).\n",
     ]
     assert ibex.run("org", "set", "acme", "--rpm", "5", "--json").json == {**made, "rate_limit_rpm": 5}
     assert [o["rate_limit_rpm"] for o in ibex.run("org", "list", "--json").json] == [5, 7]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +12,6 @@ from ibex.entrypoints.home import Home
 from ibex.entrypoints.settings import MissingSettingError, SettingsError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from harness.cli_scene import CliScene
 
 
@@ -119,15 +118,21 @@ def test_an_unknown_agent_is_named_in_the_error(ibex: CliScene, wanted: str) -> 
 
 def test_a_missing_setting_suggests_starting_an_instance_first(ibex: CliScene) -> None:
     """The error names the folder. Configuring other servers is the second suggestion."""
-    ibex.failure = MissingSettingError("IBEX_DATABASE_URL is not set.")
+    ibex.failure = MissingSettingError("IBEX_DATABASE_URL is not set. And much more.", ["IBEX_DATABASE_URL", "IBEX_X"])
 
     absent, missing = ibex.run("org", "list").err.splitlines()
 
     start = f"Start one: `ibex --home {ibex.home.path} dev`."
     assert absent == f"ibex: No IBEX instance runs in {ibex.home.path} (the directory does not exist). {start}"
-    assert missing == "Or configure servers elsewhere: IBEX_DATABASE_URL is not set."
+    assert missing == "To use servers elsewhere, set IBEX_DATABASE_URL, IBEX_X (docs/configuration.md)."
     ibex.install()
     assert ibex.run("org", "list").err.startswith(f"ibex: No IBEX instance runs in {ibex.home.path}. {start}\n")
+
+
+def test_the_default_folder_is_started_with_make_run(tmp_path: Path) -> None:
+    """Another folder needs an option, which `make run` does not pass on."""
+    assert "`make run` in a clone of IBEX" in Invocation(Home(Path(".ibex")), {}).no_instance()
+    assert "make run" not in Invocation(Home(tmp_path), {}).no_instance()
 
 
 def test_a_missing_setting_in_production_does_not_suggest_an_instance(ibex: CliScene) -> None:

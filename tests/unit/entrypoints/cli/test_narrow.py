@@ -75,6 +75,14 @@ def test_no_line_is_wider_than_the_terminal(ibex: CliScene, monkeypatch: pytest.
     assert [line for line in lines if cell_len(line) > WIDTH] == []
 
 
+def test_a_narrow_tail_omits_no_column(ibex: CliScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows take several lines instead."""
+    shown = click.unstyle(printed(ibex, monkeypatch, "traces tail"))
+
+    for heading in ("ttfb ms", "directive", "request", "session", "c3c3c3c3"):
+        assert heading in shown
+
+
 def test_ids_in_a_narrow_table_are_complete(ibex: CliScene, monkeypatch: pytest.MonkeyPatch) -> None:
     """They can be copied. The stages are omitted, because ``traces show`` has them."""
     shown = printed(ibex, monkeypatch, "traces slow")

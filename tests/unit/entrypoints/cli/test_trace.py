@@ -86,13 +86,13 @@ def test_a_request_is_shown_in_groups(ibex: CliScene, agent: NamedAgent) -> None
     assert found["directive", "version"] == f"2@{trace.directive_hash[:8]}"
     assert (found["outcome", "status"], found["outcome", "finish"]) == ("200", "stop")
     assert found["tokens", "in"] == "11, 5 of them cached"
-    assert found["record", "session"] == str(trace.session_id)
-    assert found["record", "handle"] == "a-session"
+    assert found["record", "session id"] == str(trace.session_id)
+    assert found["record", "session"] == "a-session"
     assert found["record", "turn"] == "1, of 3 so far; the session is active"
 
 
 def test_a_request_is_shown_with_the_time_of_each_stage(ibex: CliScene, agent: NamedAgent) -> None:
-    """Each stage has a bar in proportion to the total."""
+    """Each stage has a bar in proportion to the total. The stages add up to IBEX's own time."""
     keep(ibex, agent)
 
     found = fields(ibex.run("traces", "show", REQUEST).out)
@@ -105,6 +105,7 @@ def test_a_request_is_shown_with_the_time_of_each_stage(ibex: CliScene, agent: N
         "rate limit": ["2.002", "▇"],
         "directive": ["3.003", "▇"],
         "inject": ["0.004", "▇"],
+        "other": ["0.779", "▇"],
         "first byte": ["250.000", "▇" * 5],
         "answer": ["977.778", "▇" * 19],
     }
@@ -131,7 +132,7 @@ def test_a_refusal_has_dashes_for_absent_values(ibex: CliScene, agent: NamedAgen
 
     assert found["outcome", "error"] == "AGENT_NOT_AUTHORIZED"
     assert found["caller", "agent"] == f"- ({UUID(int=404)})"
-    for absent in (("directive", "version"), ("tokens", "total"), ("record", "session"), ("time in ms", "answer")):
+    for absent in (("directive", "version"), ("tokens", "total"), ("record", "session id"), ("time in ms", "answer")):
         assert found[absent] == "-"
     assert [told[name] for name in ("agent_name", "directive_number", "session", "turn_index")] == [None] * 4
 
@@ -142,8 +143,8 @@ def test_a_session_without_a_checkpoint_has_only_its_id(ibex: CliScene, agent: N
 
     found = fields(ibex.run("traces", "show", REQUEST).out)
 
-    assert found["record", "session"] == str(UUID(int=8))
-    assert ("record", "handle") not in found
+    assert found["record", "session id"] == str(UUID(int=8))
+    assert ("record", "session") not in found
 
 
 def test_a_request_without_a_trace_is_an_error(ibex: CliScene, agent: NamedAgent) -> None:
@@ -158,6 +159,17 @@ def test_a_request_without_a_trace_is_an_error(ibex: CliScene, agent: NamedAgent
     assert done.err.count("\n") == 1
 
 
+def test_the_handle_of_a_session_is_not_taken_for_a_lost_request(ibex: CliScene, agent: NamedAgent) -> None:
+    """By default a handle is a UUID, like the id of a request. The error names the command for sessions."""
+    handle = "0190c0de-0000-7000-8000-0000000000a1"
+    asyncio.run(ibex.sessions.append([new_turn(agent, handle=handle)]))
+
+    done = ibex.run("traces", "show", handle)
+
+    expected = f"ibex: {handle} is a session. `ibex sessions show {handle}` shows its requests.\n"
+    assert (done.code, done.err) == (1, expected)
+
+
 def test_absent_answers_have_no_time_and_no_tokens() -> None:
     """A response may have no first byte, and a request may not reach a provider."""
     trace = traced(an_exchange())
@@ -165,6 +177,7 @@ def test_absent_answers_have_no_time_and_no_tokens() -> None:
     assert answer_ms(replace(trace, provider_ttfb_ms=0.0)) == 0.0
     assert answer_ms(replace(trace, proxy_overhead_ms=2_000.0)) == 0.0
     assert tokens_of(replace(trace, provider="")) is None
+    assert tokens_of(replace(trace, input_tokens=0, output_tokens=0)) is None  # the provider failed
     assert tokens_of(replace(trace, checkpoint_id=UUID(int=0))) == "11→7"  # no turn, such as embeddings
     assert tokens_of(trace) == "11→7"
 

@@ -58,17 +58,17 @@ def test_the_tail_shows_the_latest_traces_with_the_newest_last(ibex: CliScene, a
 
 
 def test_a_session_in_the_tail_can_be_shown(ibex: CliScene, agent: NamedAgent) -> None:
-    """``sessions show`` accepts the value of the column. A request that opened no session has a dash."""
+    """The column has its handle, or its id before it is stored. A request that opened no session has a dash."""
     turn = new_turn(agent)
     refused = {"session": new_turn(agent, "another").session, "reached_provider": False}
-    traces = [trace(agent, 0, session=turn.session), trace(agent, 1, **refused)]
+    traces = [trace(agent, 0, session=turn.session), trace(agent, 1, **refused), trace(agent, 2)]
     asyncio.run(ibex.sessions.append([turn]))
     asyncio.run(ibex.traces.write(traces, "batch"))
 
-    in_session, without = (line.split()[-1] for line in ibex.run("traces", "tail").out.splitlines()[1:])
+    in_session, without, not_stored = (line.split()[-1] for line in ibex.run("traces", "tail").out.splitlines()[1:])
 
-    assert ibex.run("sessions", "show", in_session, "--json").json["handle"] == turn.session.handle
-    assert without == "-"
+    assert ibex.run("sessions", "show", in_session, "--json").json["handle"] == turn.session.handle == in_session
+    assert (without, not_stored) == ("-", str(UUID(int=8)))
 
 
 def test_absent_values_are_dashes(ibex: CliScene, agent: NamedAgent) -> None:

@@ -1,4 +1,4 @@
-"""Detection of a refused API key from the access log of a running proxy, whose key this process does not have."""
+"""The provider's last failure, from the access log of a running proxy, whose key this process does not have."""
 
 from __future__ import annotations
 
@@ -16,23 +16,30 @@ _LOOKED_AT_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedKey:
-    """The provider's status (401 or 403), and the time of the request."""
+class ProviderFailure:
+    """The failure of a request, and its time. One of the other two fields is set.
 
-    status: int
+    ``refused_as`` is the status (401 or 403) with which the provider refused the key. ``connect_failure`` names its
+    host and the reason why no connection was made.
+    """
+
     at: str
+    refused_as: int | None = None
+    connect_failure: str | None = None
 
 
-def last_refusal(log: Path) -> RefusedKey | None:
-    """Return the refusal of the last request in the log that reached a provider, None if it was not refused.
+def last_failure(log: Path) -> ProviderFailure | None:
+    """Return the failure of the last request in the log that was sent to a provider; None for any other outcome.
 
     Reads at most the last MiB of the log.
     """
     for line in reversed(_last_lines(log)):
         entry = _access_line(line)
         if entry.get("attempts"):
-            status = entry.get("provider_status")
-            return RefusedKey(status, str(entry.get("timestamp"))) if status in KEY_REFUSED else None
+            at, status, unreached = (entry.get(name) for name in ("timestamp", "provider_status", "connect_failure"))
+            if status in KEY_REFUSED:
+                return ProviderFailure(str(at), refused_as=status)
+            return ProviderFailure(str(at), connect_failure=unreached) if isinstance(unreached, str) else None
     return None
 
 
