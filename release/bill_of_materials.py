@@ -18,7 +18,7 @@ SPECIFICATION: Final = "1.6"
 def chosen_extras(extras: str, pyproject: str) -> str:
     """Return a list of extras, separated by commas, without spaces. Raises ``CheckError`` for one that is unknown.
 
-    pip only warns of it. The list would lack its packages, under its name.
+    pip only warns about an unknown extra. The list would lack its packages, but have it in the name of its file.
     """
     known = tomllib.loads(pyproject)["project"]["optional-dependencies"]
     chosen = [name for part in extras.split(",") if (name := part.strip())]

@@ -116,7 +116,7 @@ def _children(pid: int) -> list[int]:
 
 
 def test_a_token_revoked_by_another_process_is_refused_within_the_bound(dev: IbexDev) -> None:
-    """The watch reads the revocation of another terminal from the change log."""
+    """``test_embedded_changes`` tests that the next request is refused."""
     token = dev.ibex_json("token", "create", "--name", "short-lived", "--agent", dev.installation["agent_id"])["token"]
     assert _ask(dev, token=token).status_code == 200
     display_prefix = token[: len("ibex_pat_") + 36]
@@ -129,7 +129,7 @@ def test_a_token_revoked_by_another_process_is_refused_within_the_bound(dev: Ibe
 
 
 def test_a_rate_limit_changed_by_another_process_applies_within_the_bound(dev: IbexDev) -> None:
-    """`ibex org set` works on the embedded database. The watch delivers the change, without Redis."""
+    """`ibex org set` works on the embedded database, without Redis."""
     org = dev.ibex_json("org", "create", "limited", "--rpm", "1")["id"]
     agent = dev.ibex_json("agent", "create", "one", "--org", org)["id"]
     token = dev.ibex_json("token", "create", "--name", "t", "--org", org, "--agent", agent)["token"]

@@ -121,7 +121,8 @@ def _require_shared_servers(settings: Settings, workers: int) -> None:
             settings.require(*_SERVERS)
     except MissingSettingError as missing:
         raise MissingSettingError(
-            f"{missing}\nSeveral workers share PostgreSQL, ClickHouse, auth and Redis. Set these, or use one worker."
+            f"{missing}\nSeveral workers share PostgreSQL, ClickHouse, auth and Redis. Set these, or use one worker.",
+            missing.names,
         ) from None
     if settings.clickhouse_url is not None and settings.clickhouse_url.reveal().startswith("chdb:"):
         raise SettingsError(

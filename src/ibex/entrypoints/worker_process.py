@@ -128,8 +128,8 @@ class WorkerProcess:
     def _send(self, number: signal.Signals) -> None:
         """Send a signal unless the worker has ended.
 
-        ``Process.send_signal`` polls first, and so takes the exit code of a worker that has just ended away from the
-        event loop, which then reports 255.
+        ``Process.send_signal`` polls first. If the worker has just ended, the poll collects its exit code, so the event
+        loop cannot, and reports 255.
         """
         if self._process.returncode is None:
             with suppress(ProcessLookupError):

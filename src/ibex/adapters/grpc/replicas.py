@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 POLL_INTERVAL_S: Final = 0.05
+"""The interval between polls of the state of a channel that is not connected."""
 READY_POLL_INTERVAL_S: Final = 0.25
-"""The interval between looks at a connection that works. Each look wakes a quiet worker; calls notice a loss sooner."""
+"""The same for a connected channel. Each poll wakes an idle worker, and calls notice a lost connection sooner."""
 CHECK_INTERVAL_S: Final = 4.0
-"""The interval between calls of ``on_connected`` on a connection that works. Less than half of the default of
+"""The interval between calls of ``on_connected`` while a replica is connected: less than half of the default of
 ``IBEX_HEADER_TIMEOUT``, the time that auth gives a connection to authenticate."""
 RESOLVE_INTERVAL_S: Final = 10.0
 RESOLVE_RETRY_S: Final = 1.0
@@ -246,8 +247,8 @@ class Replicas:
         Auth closes connections on which no caller has presented the service credential in time, and sooner during an
         attack. Therefore the callback makes one call on each new connection, whether or not a request needs it.
 
-        gRPC reconnects by itself within a millisecond when auth ends a connection, at its maximum age for example. No
-        look sees that, so the callback is called again and again.
+        When auth ends a connection, at its maximum age for example, gRPC reconnects by itself within a millisecond. No
+        poll sees that, so the callback is repeated every ``CHECK_INTERVAL_S``.
 
         This polls the state. gRPC can report changes, but if a caller that waits for one is cancelled, gRPC leaves an
         event behind that later disturbs another event loop.

@@ -1,4 +1,4 @@
-"""The reasons why no connection to a server was made, as texts for operators."""
+"""The exceptions for a failed connection, with messages for operators: the host and the reason."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _REASONS: Final[Mapping[type[Exception], str]] = {  # the first match counts, so
     ConnectionResetError: "connection reset",
 }
 _MAX_DEPTH: Final = 8
+"""How many errors of a chain of causes are examined."""
 
 
 class NotConnectedError(httpx.ConnectError):
@@ -37,7 +38,7 @@ NotConnected: TypeAlias = NotConnectedError | NotConnectedInTimeError
 
 
 def not_connected(error: BaseException, host: str, port: int | None) -> NotConnected:
-    """Return the exception for an error of connecting to a host. The port is omitted if it is a default one."""
+    """Return the exception for an error of connecting to a host. The message omits a default port."""
     kind = NotConnectedInTimeError if _is_timeout(error) else NotConnectedError
     shown = f"[{host}]" if ":" in host else host
     server = shown if port in _DEFAULT_PORTS else f"{shown}:{port}"
@@ -45,7 +46,7 @@ def not_connected(error: BaseException, host: str, port: int | None) -> NotConne
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the reason in an error of connecting, or in the errors that caused it."""
+    """Return the reason that an error of connecting, or one of the errors that caused it, contains."""
     found: BaseException | None = error
     for _ in range(_MAX_DEPTH):
         if found is None:

@@ -147,7 +147,7 @@ def openapi_config(operations: Sequence[DocumentedOperation], limits: Limits, ba
 
 
 class _Page(OpenAPIRenderPlugin):
-    """The page: ``api_page`` of the document, rendered once: anybody may request it, and it takes a millisecond."""
+    """The page that ``api_page`` renders, once: anybody may request it, and rendering takes a millisecond."""
 
     def __init__(self, complete: Callable[[dict[str, Any]], dict[str, Any]], document_url: str) -> None:
         super().__init__(path="/")
@@ -162,7 +162,7 @@ class _Page(OpenAPIRenderPlugin):
 
 
 class _Document(JsonRenderPlugin):
-    """The document as JSON, rendered once."""
+    """The document as JSON, also rendered once."""
 
     def __init__(self, complete: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         super().__init__(media_type=MediaType.JSON)

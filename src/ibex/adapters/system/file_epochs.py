@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("ibex.epochs")
 _LENGTH: Final = 16
+"""The length of the value, a UUIDv7, in bytes."""
 
 
 class FileEpochs:
-    """An ``Epochs`` in one file, which holds one random value: a change of one organization counts for all.
+    """An ``Epochs`` in one file. The file has one value for all organizations, so a change of one counts for all.
 
     ``with`` creates the file if necessary and opens it for reading. Only the process that serves requests needs that. A
     command replaces the value without it. A read takes 1 µs (the file is in memory), so it does not need a thread.

@@ -14,7 +14,7 @@ from ibex.adapters.grpc.replicas import CHECK_INTERVAL_S, READY_POLL_INTERVAL_S,
 
 
 class ReadyChannel:
-    """A channel that is connected whenever somebody looks, whether or not it has reconnected between two looks."""
+    """A channel that is connected at each poll, whether or not it has reconnected between two polls."""
 
     def get_state(self, *, try_to_connect: bool) -> grpc.ChannelConnectivity:
         """Return READY."""
@@ -58,7 +58,7 @@ def test_an_endpoint_has_the_form_of_a_grpc_target() -> None:
 
 
 @in_simulated_time
-async def test_a_reconnection_that_no_look_sees_is_authenticated() -> None:
+async def test_a_reconnection_that_no_poll_sees_is_authenticated() -> None:
     """Auth ends a connection at its maximum age, and gRPC reconnects within a millisecond: the state is still READY."""
     calls: asyncio.Queue[float] = asyncio.Queue()
 
