@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 PREFIX: Final = "ibex-auth-run-"
-"""Beginning of the names of the directories. Versions that lock none use another prefix."""
+"""Beginning of the names of the directories. Versions that do not lock their directories use another prefix."""
 _MAX_SOCKET_PATH: Final = 90
 _FALLBACK: Final = "/dev/shm"  # noqa: S108 - mkdtemp creates a directory with a random name and mode 0700 in it
 _ATTEMPTS: Final = 3
@@ -44,12 +44,17 @@ class SocketFolder:
 
 
 def _create(parent: Path) -> tuple[Path, int]:
-    """Return a new, locked directory. Another process may take one that is not locked yet for an orphan."""
+    """Return a new directory and the descriptor that holds its lock. Raises ``OSError``.
+
+    Another process may take the directory for an orphan, and remove it, before it is locked.
+    """
     for _ in range(_ATTEMPTS):
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         lock = _locked(path)
         if lock is not None:
             return path, lock
+        with suppress(OSError):  # the other process has removed it, or this file system has no locks
+            path.rmdir()
     raise OSError(f"cannot lock a directory in {parent}")
 
 
@@ -61,7 +66,7 @@ def _remove_orphans(parent: Path) -> None:
 
 
 def _locked(path: Path) -> int | None:
-    """Return a descriptor of this user's directory that holds its lock; None if that is impossible."""
+    """Lock a directory of this user. Return the descriptor that holds the lock, or None if that is impossible."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:  # it has just been removed, or belongs to another user

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import signal
 import stat
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ibex.adapters.grpc import socket_folder
 from ibex.adapters.grpc.socket_folder import PREFIX, SocketFolder
 
 START_AND_DIE = """
@@ -75,6 +78,20 @@ def test_a_link_with_such_a_name_is_left_as_it_is(temporary: Path, tmp_path: Pat
 
     assert link.is_symlink()
     assert (tmp_path / "kept").exists()
+
+
+def test_a_directory_that_cannot_be_locked_is_removed(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems have no locks. The error says how to choose another directory."""
+
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(socket_folder, "_FALLBACK", str(temporary))
+    with pytest.raises(OSError, match="set TMPDIR to a writable directory"):
+        SocketFolder()
+
+    assert not list(temporary.iterdir())
 
 
 def test_a_path_too_long_for_a_socket_is_not_used(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
