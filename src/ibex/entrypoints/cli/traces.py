@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
+from ibex.domain.errors import ServiceDegradedError
 from ibex.domain.record.trace_follower import TraceFollower
 from ibex.entrypoints.cli.charts import bar, sparkline, stacked
 from ibex.entrypoints.cli.identity import parse_time_span
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from uuid import UUID
 
-    from ibex.domain.record.history import EmitterRecord, ModelSummary, TimeSlice
+    from ibex.domain.record.history import EmitterRecord, ModelSummary, SessionHistory, TimeSlice
     from ibex.domain.record.traces import Trace
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
@@ -128,8 +130,7 @@ def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, a
         async def rows_of(found: Sequence[Trace]) -> list[Row]:
             if as_json or not found:
                 return [asdict(trace) for trace in found]
-            handles = await use_cases.sessions.handles(organization.id, {trace.session_id for trace in found})
-            return [_trace_row(trace, handles) for trace in found]
+            return await _trace_rows(use_cases.sessions, organization.id, found)
 
         if not follow:
             found = await use_cases.traces.tail(organization.id, limit)
@@ -269,6 +270,14 @@ def _summary_row(found: ModelSummary, longest: float) -> Row:
 
 def _emitter_row(found: EmitterRecord) -> Row:
     return {**asdict(found), "still_writing": datetime.now(UTC) - found.last_completed_at < _RECENT}
+
+
+async def _trace_rows(sessions: SessionHistory, org_id: UUID, found: Sequence[Trace]) -> list[Row]:
+    """Return the rows of a table. While PostgreSQL is unavailable, sessions have their ids instead of their handles."""
+    handles: Mapping[UUID, str] = {}
+    with suppress(ServiceDegradedError):
+        handles = await sessions.handles(org_id, {trace.session_id for trace in found})
+    return [_trace_row(trace, handles) for trace in found]
 
 
 def _trace_row(trace: Trace, handles: Mapping[UUID, str]) -> Row:

@@ -12,12 +12,14 @@ import pytest
 
 from harness.exchanges import REQUESTED_AT, an_exchange
 from harness.memory.clock import ManualClock
+from harness.memory.sessions import InMemorySessions
 from harness.memory.traces import InMemoryTraces
+from ibex.domain.errors import ServiceDegradedError
 from ibex.domain.record.history import InsertedTrace
 from ibex.domain.record.traces import trace_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from harness.cli_scene import CliScene
@@ -63,6 +65,14 @@ class Watched(InMemoryTraces):
         return [InsertedTrace(await self.now(), trace) for trace in self.later.pop(0)]
 
 
+class Unavailable(InMemorySessions):
+    """Sessions in a database that is down."""
+
+    async def handles(self, _org_id: UUID, _session_ids: Collection[UUID]) -> Mapping[UUID, str]:
+        """Raise the error of an outage."""
+        raise ServiceDegradedError
+
+
 @pytest.fixture
 def watched(ibex: CliScene) -> Watched:
     """Two traces of the only organization."""
@@ -84,6 +94,18 @@ def test_ctrl_c_ends_following_with_exit_code_0(ibex: CliScene, watched: Watched
     assert [(line[2], line[4], line[5]) for line in lines] == [("200", "gpt-4o", "11→7")] * 2
     (asked,) = watched.asked
     assert asked[1:] == (7,)
+
+
+def test_an_outage_of_postgres_does_not_end_following(ibex: CliScene, watched: Watched) -> None:
+    """ClickHouse still has the traces. The column of the session has its id instead of its handle."""
+    watched.later = [[trace] for trace in traces(3)[2:]]
+    ibex.use_cases = replace(ibex.use_cases, sessions=Unavailable(ManualClock()))
+
+    done = ibex.run("traces", "tail", "--follow")
+
+    assert (done.code, done.err) == (0, "")
+    _, *rows = done.out.splitlines()
+    assert [row.split()[-1] for row in rows] == [str(UUID(int=8))] * 3
 
 
 def test_following_as_json_prints_one_document_per_line(ibex: CliScene, watched: Watched) -> None:
