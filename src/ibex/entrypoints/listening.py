@@ -17,6 +17,7 @@ BACKLOG: Final = 2048
 SETTLE_S: Final = 0.02
 """How long a socket still accepts connections whose handshake had begun, once it ignores new handshakes."""
 _PORTS_TRIED: Final = 10
+_HIGHEST_PORT: Final = 65_535
 _SO_ATTACH_FILTER: Final = 26
 _IGNORE_SYN: Final = (
     (0x30, 0, 0, 13),  # load the flags of the TCP header
@@ -53,7 +54,7 @@ def listen_near(host: str, port: int) -> socket.socket:
     The next ports come before others so that a restart usually finds the same one: clients have it in their URL. Raises
     ``OSError`` if the address is not local.
     """
-    for candidate in range(port, port + _PORTS_TRIED):
+    for candidate in range(port, min(port + _PORTS_TRIED, _HIGHEST_PORT + 1)):
         with suppress(OSError):
             return listen(host, candidate)
     return listen(host, 0)

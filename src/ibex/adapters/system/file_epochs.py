@@ -37,7 +37,7 @@ class FileEpochs:
 
     def __enter__(self) -> Self:
         """Open the file. Raises ``OSError`` with the file's name."""
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CREAT, 0o600)
         return self
 
     def __exit__(

@@ -92,7 +92,7 @@ def drain_journals(invocation: Invocation, timeout_s: float, *, as_json: bool) -
 @json_option
 @click.pass_obj
 def replay_dead_letters(invocation: Invocation, *, as_json: bool) -> None:
-    """Deliver dead letters again, after the cause of the refusals is repaired. None is stored twice.
+    """Deliver dead letters again, after the cause of the refusals is repaired. The databases store none of them twice.
 
     The exit code is 0 if no dead letter is left, and 1 if one is. Proxies can go on running.
     """
