@@ -137,7 +137,7 @@ _TEXTS: Final = {
     ),
     ErrorCode.INTERNAL_ERROR: (
         "A bug in IBEX.",
-        "Report it with the `request_id`. The proxy's log has the traceback.",
+        "Report it with the `request_id`. The proxy's log has the type of the exception and the lines that raised it.",
     ),
     ErrorCode.PROVIDER_NOT_CONFIGURED: (
         "No provider serves this model. `code` is `model_not_found`.",
