@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ _BODY = b'{"model":"gpt-4o","messages":[{"role":"user","content":"Hi"}]}'
 class Seen:
     """One response: send time and arrival of its head in monotonic seconds, status, and version, or 0.
 
-    ``is_cached`` is the value of X-IBEX-Auth-Cached.
+    ``is_cached`` is the value of X-IBEX-Auth-Cached. ``refusal`` is the body unless the status is 200.
     """
 
     sent: float
@@ -35,6 +36,7 @@ class Seen:
     status: int
     version: int
     is_cached: bool = False
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,10 @@ class DirectiveWatch:
                     headers = dict(line.split(": ", 1) for line in lines[1:] if line)
                     version = int(headers.get("x-ibex-directive", "0@").partition("@")[0])
                     is_cached = headers.get("x-ibex-auth-cached") == "true"
-                    seen.append(Seen(sent, time.monotonic(), int(lines[0].split()[1]), version, is_cached))
-                    await reader.readexactly(int(headers["content-length"]))
+                    answered, status = time.monotonic(), int(lines[0].split()[1])
+                    body = await reader.readexactly(int(headers["content-length"]))
+                    refusal = "" if status == HTTPStatus.OK else body.decode()
+                    seen.append(Seen(sent, answered, status, version, is_cached, refusal))
                     await asyncio.sleep(self.pause_s)
             writer.close()
 

@@ -29,10 +29,13 @@ class UsedIndex:
 
 
 def explained(client: Client, query: str, values: Mapping[str, object]) -> list[list[UsedIndex]]:
-    """Return the indexes that are used, for each read of a table."""
+    """Return the indexes that are used, for each read of a table.
+
+    Statistics of columns are left out: ClickHouse makes them in the background, and uses them once they exist.
+    """
     result = client.query(f"EXPLAIN json = 1, indexes = 1 {query}", parameters=dict(values)).result_rows
     return [
-        [_used(index) for index in step.get("Indexes", [])]
+        [_used(index) for index in step.get("Indexes", []) if index["Type"] != "Statistics"]
         for step in _steps(json.loads("\n".join(str(row[0]) for row in result)))
         if step.get("Node Type") == "ReadFromMergeTree"
     ]
