@@ -19,7 +19,7 @@ from harness.dev import folder_of_its_own
 from harness.directive_watch import DirectiveWatch, change_under
 from harness.load import Load
 from harness.postgres import PostgresDatabase, another_database
-from harness.production import PATIENCE, START_TIMEOUT_S
+from harness.production import PATIENCE, PATIENCE_IN_AN_OUTAGE, START_TIMEOUT_S
 from harness.redis import RedisServer
 from harness.revocation import LINKS, RelayedStack
 from harness.side_by_side import side_by_side
@@ -55,9 +55,6 @@ REVOCATION = "a token is revoked: "
 CHANGE = "a directive is changed: "
 SQL = "changes are made by SQL: "
 STOPPED = "PostgreSQL is stopped"
-PATIENCE_IN_AN_OUTAGE: Mapping[str, str] = {**PATIENCE, "IBEX_AUTH_TIMEOUT": "2"}
-"""Auth reports an outage of PostgreSQL within 0.7 of its time limit. If the rest, 0.24 s of 0.8 s, is too short for a
-busy machine, a worker takes the late report for an outage of auth, and refuses the request."""
 SQL_CHANGES: Mapping[str, tuple[LiteralString, LiteralString, tuple[int, bool]]] = {
     "the directive is deactivated": (
         "UPDATE directives SET is_active = false",

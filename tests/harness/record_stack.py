@@ -19,7 +19,7 @@ import psycopg
 from harness.clickhouse import ClickHouseDatabase
 from harness.command import run_ibex
 from harness.openai import ScriptedOpenAI
-from harness.production import BOOTSTRAP, PATIENCE, Production
+from harness.production import BOOTSTRAP, PATIENCE_IN_AN_OUTAGE, Production
 from harness.relay import Relay
 from ibex.adapters.clickhouse.connection import disconnect
 from ibex.adapters.clickhouse.engine import ClickHouseEngine
@@ -96,7 +96,7 @@ class RecordStack:
             migrate(clickhouse.url)
             provider = stack.enter_context(ScriptedOpenAI.in_thread())
             keys = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": provider.base_url}
-            keys |= PATIENCE  # while PostgreSQL is down, a slow answer of a busy machine would be a second fault
+            keys |= PATIENCE_IN_AN_OUTAGE
             production = Production.over(postgres, clickhouse, redis_url, folder, **keys)
             made = production.ibex(*BOOTSTRAP, "--json")
             relay = stack.enter_context(Relay.running(postgres.socket))
