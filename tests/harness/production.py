@@ -26,7 +26,7 @@ COMMAND_TIMEOUT_S = 120
 PATIENCE = {"IBEX_AUTH_TIMEOUT": "0.8", "IBEX_REDIS_TIMEOUT": "0.5"}
 """Settings with which a slow answer of a busy machine is not taken for a fault."""
 PATIENCE_IN_AN_OUTAGE = {"IBEX_AUTH_TIMEOUT": "2", "IBEX_REDIS_TIMEOUT": "2"}
-"""The same while PostgreSQL is down. A request then needs Redis, and auth reports the outage within 0.7 of its time limit.
+"""The same while PostgreSQL is down: a request then needs Redis, and auth reports the outage within 0.7 of its limit.
 
 If either is late on a busy machine, that is a second fault, and the worker refuses the request.
 """
