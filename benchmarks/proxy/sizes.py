@@ -61,8 +61,9 @@ def _large(scene: Scene, base_url: str, request: Sequence[bytes], length: int, t
         scene.generator.run(as_fast_as_answered, base_url, request, connections=1, most=_WARM_UP)
         return scene.generator.run(as_fast_as_answered, base_url, request, connections=1, most=tries)
     a_second = BODY_BYTES_PER_S / 2 / length
-    times = {"seconds": tries / a_second, "warm_up_s": _WARM_UP / a_second}
-    return scene.generator.run(at_a_rate, base_url, request, a_second=a_second, **times)
+    return scene.generator.run(
+        at_a_rate, base_url, request, a_second=a_second, seconds=tries / a_second, warm_up_s=_WARM_UP / a_second
+    )
 
 
 def measure_idle(scene: Scene, options: Options) -> dict[str, Any]:

@@ -13,12 +13,9 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-import uvicorn
-
 from ibex.adapters.http_server.connections import ConnectionLimits
-from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 from ibex.entrypoints.listening import BACKLOG, address_of, listen
-from ibex.entrypoints.proxy_server import DrainingServer, DrainTimes, SharedListener
+from ibex.entrypoints.proxy_server import DrainingServer, DrainTimes, SharedListener, http_config
 
 if TYPE_CHECKING:
     import socket
@@ -68,17 +65,7 @@ async def serving_ops(
         keep_alive_s=settings.keep_alive_s,
         connections=MAX_CONNECTIONS,
     )
-    config = uvicorn.Config(
-        app,
-        http=LimitedHttpProtocol.limited(limits),
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-    )
+    config = http_config(app, limits)
     server = _OpsServer(config, lambda: None, _TIMES, SharedListener() if is_shared else None)
     listener.listen(BACKLOG)
     _LOG.info("health and metrics on %s", address_of(listener))

@@ -242,6 +242,21 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
+def http_config(app: Any, limits: ConnectionLimits) -> uvicorn.Config:
+    """Return uvicorn's configuration for a server of the proxy, with these limits of client connections."""
+    return uvicorn.Config(
+        app,
+        http=LimitedHttpProtocol.limited(limits),
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+    )
+
+
 async def serve_http(
     app: Any,
     listener: socket.socket,
@@ -260,17 +275,7 @@ async def serve_http(
     # The event loop waits up to this long for the interpreter lock when the journal's or an encoding thread has it.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_freed_memory()
-    config = uvicorn.Config(
-        app,
-        http=LimitedHttpProtocol.limited(connection_limits(settings)),
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-    )
+    config = http_config(app, connection_limits(settings))
     server = DrainingServer(config, on_drain, DrainTimes(settings.drain_delay_s, settings.shutdown_timeout_s), shared)
     listener.listen(BACKLOG)
     await server.serve(sockets=[listener])

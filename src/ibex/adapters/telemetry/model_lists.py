@@ -35,6 +35,6 @@ class ModelListTelemetry:
                 "the provider did not list its models; GET /v1/models shows the last list, or configured names",
                 provider=provider,
                 error_code=error.code,
-                provider_status=failed and failed.provider_status,
-                connect_failure=failed and failed.connect_failure,
+                provider_status=None if failed is None else failed.provider_status,
+                connect_failure=None if failed is None else failed.connect_failure,
             )

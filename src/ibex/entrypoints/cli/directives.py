@@ -248,9 +248,8 @@ def _changed(agent: str, before: DirectiveState | None, after: DirectiveState) -
     if before is not None and (before.is_active, before.version.id) == (after.is_active, after.version.id):
         state = f"Version {now} is in force already" if after.is_active else "The directive is inactive already"
         return f"{state}; nothing was changed."
-    previous = _in_force(before)
     state = f"version {now} is in force" if after.is_active else "no directive is in force"
-    return f"{agent}: {state} (before: {previous})."
+    return f"{agent}: {state} (before: {_in_force(before)})."
 
 
 def _in_force(state: DirectiveState | None) -> str:

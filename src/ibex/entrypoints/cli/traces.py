@@ -94,20 +94,20 @@ def _since_option(default: str) -> Callable[[Callable[..., object]], Callable[..
     return click.option("--since", default=default, show_default=True, help="The time span, until now: 15m, 1h, 30d.")
 
 
+def _limit_option(default: int, *, most: int) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    allowed = click.IntRange(1, most)
+    return click.option(
+        "-n", "--limit", type=allowed, default=default, show_default=True, help="The maximum number of rows."
+    )
+
+
 @click.group()
 def traces() -> None:
     """Show traces, the records of requests."""
 
 
 @traces.command("tail")
-@click.option(
-    "-n",
-    "--limit",
-    type=click.IntRange(1, 10_000),
-    default=20,
-    show_default=True,
-    help="The maximum number of rows.",
-)
+@_limit_option(20, most=10_000)
 @click.option(
     "-f",
     "--follow",
@@ -196,14 +196,7 @@ def summary(invocation: Invocation, since: str, org: str | None, *, as_json: boo
 
 @traces.command("slow")
 @_since_option("1h")
-@click.option(
-    "-n",
-    "--limit",
-    type=click.IntRange(1, 1_000),
-    default=10,
-    show_default=True,
-    help="The maximum number of rows.",
-)
+@_limit_option(10, most=1_000)
 @org_option
 @json_option
 @click.pass_obj
